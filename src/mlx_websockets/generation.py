@@ -1,0 +1,118 @@
+"""What the server asks of the engine for one turn, and what comes back.
+
+Values only, the same on both sides of the channel: msgspec packs them as they are.
+Nothing here knows about sockets, sessions or MLX.
+"""
+
+from typing import Literal
+
+import msgspec
+
+FinishReason = Literal["stop", "length", "cancelled", "timeout"]
+
+
+class Image(msgspec.Struct, frozen=True):
+    """A decoded picture: `pixels` is `height * width * 3` bytes, RGB, rows from the top."""
+
+    width: int
+    height: int
+    pixels: bytes
+
+
+class ChatMessage(msgspec.Struct, frozen=True):
+    """One message of the dialogue that a model is to continue.
+
+    `images` come before `text` within the message, in this order.
+    """
+
+    role: Literal["system", "user", "assistant"]
+    text: str
+    images: tuple[Image, ...] = ()
+
+
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
+    """How the tokens of this one reply are chosen; everything already settled and in range."""
+
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One reply wanted.
+
+    Attributes:
+        id: unique among the requests of one engine, never reused.
+        messages: oldest first; the last one is the user's.
+        choice: how to sample and when to stop.
+        droppable: how many messages, from the first that is not the system's, may be left
+            out (oldest first, two by two) when the whole does not fit the model's window.
+    """
+
+    id: int
+    messages: tuple[ChatMessage, ...]
+    choice: Choice
+    droppable: int = 0
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """Token counts. `image_tokens` and `cached_tokens` are part of `input_tokens`."""
+
+    input_tokens: int = 0
+    image_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+
+
+class Timings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the worker spent on a request. Milliseconds.
+
+    Attributes:
+        vision_ms: preparing the pictures and the vision tower.
+        prefill_ms: the prompt through the language model.
+        first_token_ms: from arrival in the worker to the first token.
+        tokens_per_second: of the reply, after its first token; 0 when it has one or none.
+    """
+
+    vision_ms: float = 0.0
+    prefill_ms: float = 0.0
+    first_token_ms: float = 0.0
+    tokens_per_second: float = 0.0
+
+
+class Started(msgspec.Struct, frozen=True, tag="started"):
+    """The request was tokenized, fits, and has begun."""
+
+    id: int
+
+
+class Delta(msgspec.Struct, frozen=True, tag="delta"):
+    """The next piece of the reply: whole code points, never empty, never part of a stop string."""
+
+    id: int
+    text: str
+
+
+class Finished(msgspec.Struct, frozen=True, tag="finished"):
+    """The reply is whole. Last update of its request."""
+
+    id: int
+    reason: FinishReason
+    usage: Usage = Usage()
+    timings: Timings = Timings()
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """The reply ends here. Last update of its request."""
+
+    id: int
+    code: str
+    message: str
+    retryable: bool = False
+
+
+Update = Started | Delta | Finished | Failed

@@ -1,0 +1,1 @@
+"""Pictures as they arrive to checked, upright RGB of a bounded size."""

@@ -1,0 +1,125 @@
+"""How the tokens of a reply are chosen: the settings, their ranges, and how they merge.
+
+Says each setting once: its default, its bounds and its meaning. Knows no wire names
+(a protocol translates) and no model (the worker's sampler acts on it).
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlx_websockets.errors import InvalidMessage
+
+REPETITION_CONTEXT_TOKENS = 20
+"""How far back a penalty looks; fixed by the seed's contract."""
+
+MAX_STOP_STRINGS = 16
+MAX_STOP_LENGTH = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """What a setting may be. `limit` is filled in by the server where it depends on a flag."""
+
+    kind: type
+    least: float
+    most: float
+
+    def checked(self, name: str, value: object) -> Any:
+        """`value` as `kind`.
+
+        Raises:
+            InvalidMessage: it is of another type, not finite, or out of range. A bool is
+                no number, an int is a fine float.
+        """
+        wanted = "a whole number" if self.kind is int else "a number"
+        right_type = isinstance(value, int if self.kind is int else (int, float))
+        if isinstance(value, bool) or not right_type:
+            raise InvalidMessage(f"`{name}` must be {wanted}, got {_shown(value)}", f"$.{name}", "invalid_config")
+        assert isinstance(value, int | float)
+        if not (math.isfinite(value) and self.least <= value <= self.most):
+            bounds = f"between {self.least:g} and {self.most:g}" if self.most < math.inf else f"at least {self.least:g}"
+            raise InvalidMessage(f"`{name}` must be {bounds}, got {_shown(value)}", f"$.{name}", "invalid_config")
+        return self.kind(value)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+MAX_SEED = 2**63 - 1
+
+RANGES: dict[str, Range] = {
+    # Several candidates of one prompt need rows that share it; until then one is the truth.
+    "candidate_count": Range(int, 1, 1),
+    "max_tokens": Range(int, 1, math.inf),
+    "max_tokens_image": Range(int, 1, math.inf),
+    "temperature": Range(float, 0.0, 2.0),
+    "top_p": Range(float, 0.0, 1.0),
+    "top_k": Range(int, 0, 2**31 - 1),
+    "presence_penalty": Range(float, 0.0, 2.0),
+    "frequency_penalty": Range(float, 0.0, 2.0),
+    "seed": Range(int, 0, MAX_SEED),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """The settings of a connection or of one request.
+
+    Attributes:
+        candidate_count: replies per request.
+        max_tokens: longest reply to text, in tokens.
+        max_tokens_image: longest reply to a picture or a frame, in tokens.
+        temperature: 0 always takes the likeliest token.
+        top_p: keep the likeliest tokens until their probabilities add up to this; 1 = all.
+        top_k: keep this many likeliest tokens; 0 = all.
+        presence_penalty, frequency_penalty: see `repetition_penalty`.
+        seed: the same request with the same seed gets the same reply; None = a fresh one each time.
+        response_modalities: only text.
+        limit: what neither `max_tokens` may pass, set by `--max-tokens`.
+    """
+
+    candidate_count: int = 1
+    max_tokens: int = 200
+    max_tokens_image: int = 100
+    temperature: float = 0.7
+    top_p: float = 1.0
+    top_k: int = 50
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    response_modalities: tuple[str, ...] = ("TEXT",)
+    limit: int = field(default=512, repr=False)
+
+    @property
+    def repetition_penalty(self) -> float:
+        """Both penalties as the one that MLX models take: 1 (none) to 1.5."""
+        return 1.0 + 0.25 * max(self.presence_penalty, self.frequency_penalty)
+
+    def merged_with(self, changes: dict[str, object], names: dict[str, str] | None = None) -> "Sampling":
+        """These settings with `changes` applied, all or none of them.
+
+        Args:
+            changes: by the field names of this class; values as a peer sent them.
+            names: how the peer calls each field, for the error's sentence and path.
+
+        Raises:
+            InvalidMessage: code `invalid_config`, naming the field, the value and the range.
+        """
+        checked = {key: self._checked(key, (names or {}).get(key, key), value) for key, value in changes.items()}
+        return dataclasses.replace(self, **checked)
+
+    def _checked(self, key: str, name: str, value: object) -> Any:
+        if key == "response_modalities":
+            if not isinstance(value, list | tuple) or list(value) != ["TEXT"]:
+                raise InvalidMessage(f'`{name}` must be ["TEXT"], got {_shown(value)}', f"$.{name}", "invalid_config")
+            return ("TEXT",)
+        if key == "seed" and value is None:
+            return None
+        allowed = RANGES[key]
+        if key in ("max_tokens", "max_tokens_image"):
+            allowed = Range(int, 1, self.limit)
+        return allowed.checked(name, value)

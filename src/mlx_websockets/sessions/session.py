@@ -1,0 +1,390 @@
+"""What one peer has said and is owed: events and updates in, actions out.
+
+The session decides, the connection does. It knows no socket, no model and no clock: `now`
+is an argument, in seconds of a monotonic clock. Two rules hold it together:
+
+- every accepted request ends in exactly one terminal event (`ReplyFinished`, `Problem` with
+  its label, `FrameDropped`), because a turn is told of its end where it is forgotten;
+- a turn starts only when `start_next` is called, so a waiting frame can be superseded up to
+  the moment when the engine really has room for it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mlx_websockets.errors import InvalidMessage
+from mlx_websockets.events import (
+    Ask,
+    ConfigUpdated,
+    Configure,
+    EncodedImage,
+    FrameDropped,
+    FrameInput,
+    InputType,
+    Interrupt,
+    PeerEvent,
+    Ping,
+    Pong,
+    Problem,
+    ReplyDelta,
+    ReplyFinished,
+    ReplyStarted,
+    ServerEvent,
+    StatusRequest,
+    TurnLabel,
+    Unreadable,
+)
+from mlx_websockets.generation import Choice, Delta, Failed, Finished, FinishReason, Started, Timings, Update, Usage
+from mlx_websockets.sampling import Sampling
+from mlx_websockets.sessions.conversation import Conversation, Exchange
+from mlx_websockets.sessions.frames import FrameSlots
+from mlx_websockets.sessions.turns import Turn
+
+MAX_RUNNING = 16
+"""Turns of one session in the engine at once."""
+
+MAX_TRANSIT_SECONDS = 60.0
+"""A frame that claims to have travelled longer has a clock that we don't believe."""
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Tell the peer."""
+
+    event: ServerEvent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftMessage:
+    """A `ChatMessage` whose pictures are still encoded."""
+
+    role: str
+    text: str
+    images: tuple[EncodedImage, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submit:
+    """Open the pictures, then hand the request to the engine. `turn` is its id there.
+
+    If a picture can't be opened, update the session with `Failed` and the error's code.
+    """
+
+    turn: int
+    messages: tuple[DraftMessage, ...]
+    choice: Choice
+    droppable: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Make the engine (or the opening of pictures) give up on a turn."""
+
+    turn: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReportStatus:
+    """The peer asked how the server is; answer with a `StatusReport`."""
+
+    id: str | None
+
+
+Action = Send | Submit | Cancel | ReportStatus
+
+
+class Session:
+    """One peer's side of the talk.
+
+    Args:
+        sampling: what the settings start from.
+        numbers: where turn numbers come from; shared by all sessions of a server.
+        max_waiting: inputs that may wait.
+        reply_seconds: a turn that has run this long is ended with what it has.
+        clock_offset: what to add to `now` to get seconds since 1970, for the `ts` of frames.
+    """
+
+    def __init__(
+        self,
+        sampling: Sampling,
+        numbers: Iterator[int],
+        *,
+        max_waiting: int = 10,
+        reply_seconds: float = 60.0,
+        clock_offset: float = 0.0,
+    ) -> None:
+        self.sampling = sampling
+        self._numbers = numbers
+        self._max_waiting = max_waiting
+        self._reply_seconds = reply_seconds
+        self._clock_offset = clock_offset
+        self._queue: list[Turn] = []  # questions and "queue" frames, oldest first
+        self._slots = FrameSlots()
+        self._running: dict[int, Turn] = {}
+        self._conversation = Conversation()
+
+    # --- in ---------------------------------------------------------------------------
+
+    def receive(self, event: PeerEvent, now: float) -> list[Action]:
+        """What to do about something that the peer said."""
+        match event:
+            case Ask():
+                return self._accept(
+                    event, TurnLabel(id=event.id, input_type=_input_type(event), source=event.source), now
+                )
+            case FrameInput():
+                return self._accept_frame(event, now)
+            case Configure():
+                return self._configure(event)
+            case Interrupt():
+                return self._interrupt(event, now)
+            case StatusRequest(id):
+                return [ReportStatus(id)]
+            case Ping(t, id):
+                return [Send(Pong(t, id))]
+            case Unreadable():
+                label = TurnLabel(id=event.id)
+                return [Send(Problem(message=event.reason, code=event.code, turn=label, path=event.path))]
+
+    def update(self, update: Update, now: float, model: str = "") -> list[Action]:
+        """What to do about something that happened to a turn in the engine."""
+        turn = self._running.get(update.id)
+        if turn is None:
+            return []  # closed already; these are late words
+        match update:
+            case Started():
+                turn.started_at = now
+                return [Send(ReplyStarted(turn.label, model, _ms(turn.arrived_at, now)))]
+            case Delta(text=text):
+                turn.deltas.append(text)
+                return [Send(ReplyDelta(turn.label, text, len(turn.deltas) - 1))]
+            case Finished():
+                return self._finish(turn, update.reason, now, update.usage, update.timings)
+            case Failed():
+                return self._fail(turn, update)
+
+    def pictures_opened(self, turn: int, milliseconds: float) -> None:
+        """Note what opening a turn's pictures took."""
+        if turn in self._running:
+            self._running[turn].image_ms = milliseconds
+
+    def start_next(self, now: float) -> list[Action]:
+        """Start the turn whose time has come. Call when the engine has room and `wants_to_start`."""
+        turn = self._next()
+        if turn is None:
+            return []
+        if turn in self._queue:
+            self._queue.remove(turn)
+        else:
+            self._slots.remove(turn)
+        turn.submitted_at = now
+        self._running[turn.number] = turn
+        return [self._submission(turn)]
+
+    def tick(self, now: float) -> list[Action]:
+        """End the turns that have run too long."""
+        late = [turn for turn in self._running.values() if now >= self._deadline(turn)]
+        actions: list[Action] = []
+        for turn in late:
+            actions.append(Cancel(turn.number))
+            actions += self._finish(turn, "timeout", now)
+        return actions
+
+    def close(self, now: float, *, code: str = "", reason: str = "") -> list[Action]:
+        """End everything: with `code` each turn is told of it, without (the peer is gone) none is."""
+        actions: list[Action] = []
+        for turn in self._all_turns():
+            if turn.number in self._running:
+                actions.append(Cancel(turn.number))
+            if code:
+                actions.append(Send(Problem(message=reason, code=code, turn=turn.label, retryable=True)))
+        self._queue.clear()
+        self._slots = FrameSlots()
+        self._running.clear()
+        return actions
+
+    # --- look -------------------------------------------------------------------------
+
+    @property
+    def wants_to_start(self) -> bool:
+        """A turn waits that could run now."""
+        return self._next() is not None
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._queue) + len(self._slots)
+
+    @property
+    def next_deadline(self) -> float | None:
+        """When `tick` will have something to do."""
+        return min((self._deadline(turn) for turn in self._running.values()), default=None)
+
+    # --- requests ---------------------------------------------------------------------
+
+    def _accept(self, ask: Ask, label: TurnLabel, now: float) -> list[Action]:
+        turn = self._turn(ask, label, now)
+        if isinstance(turn, Problem):
+            return [Send(turn)]
+        if self.waiting >= self._max_waiting:
+            return [Send(self._no_room(label))]
+        self._queue.append(turn)
+        return []
+
+    def _accept_frame(self, frame: FrameInput, now: float) -> list[Action]:
+        ask = frame.ask
+        label = TurnLabel(id=ask.id, input_type="image", source=ask.source, frame_id=frame.frame_id, is_frame=True)
+        turn = self._turn(ask, label, now)
+        if isinstance(turn, Problem):
+            return [Send(turn)]
+        turn.captured_at = self._captured_at(frame.captured_at, now)
+        takes_a_place = frame.policy == "queue" or (ask.source or "") not in self._slots
+        if takes_a_place and self.waiting >= self._max_waiting:
+            return [Send(FrameDropped(label, "processing_queue_full"))]
+        if frame.policy == "queue":
+            self._queue.append(turn)
+            return []
+        superseded = self._slots.offer(turn)
+        return [Send(FrameDropped(superseded.label, "superseded"))] if superseded else []
+
+    def _turn(self, ask: Ask, label: TurnLabel, now: float) -> Turn | Problem:
+        """A turn for `ask`, its settings settled, or why there can't be one."""
+        if label.id is not None and any(turn.label.id == label.id for turn in self._all_turns()):
+            # No label: the id is another request's, and that one has not ended.
+            return Problem(
+                message=f"The id {label.id!r} is already in use on this connection.", code="duplicate_id", path="$.id"
+            )
+        try:
+            sampling = self.sampling.merged_with(ask.changes, ask.names)
+        except InvalidMessage as error:
+            path = error.path.replace("$", "$.config", 1)
+            return Problem(message=error.reason, code=error.code, turn=label, path=path)
+        return Turn(number=next(self._numbers), label=label, ask=ask, sampling=sampling, arrived_at=now)
+
+    def _captured_at(self, ts: float | None, now: float) -> float:
+        """When a frame was taken, on our clock; its arrival where the peer's clock makes no sense."""
+        captured = now if ts is None else ts - self._clock_offset
+        return captured if now - MAX_TRANSIT_SECONDS <= captured <= now else now
+
+    def _no_room(self, label: TurnLabel) -> Problem:
+        return Problem(
+            message=f"{self._max_waiting} requests of this connection are waiting already. Ask again when one has ended.",
+            code="queue_full", turn=label, retryable=True, retry_after_ms=1000,
+        )  # fmt: skip
+
+    def _configure(self, event: Configure) -> list[Action]:
+        try:
+            self.sampling = self.sampling.merged_with(event.changes, event.names)
+        except InvalidMessage as error:
+            label = TurnLabel(id=event.id)
+            return [Send(Problem(message=error.reason, code=error.code, turn=label, path=error.path))]
+        return [Send(ConfigUpdated(event.sent, self.sampling, event.id))]
+
+    def _interrupt(self, event: Interrupt, now: float) -> list[Action]:
+        turns = [turn for turn in self._all_turns() if _is_meant(turn, event)]
+        if not turns:
+            label = TurnLabel(id=event.id, source=event.source)
+            return [
+                Send(Problem(message="Nothing that was named is waiting or running.", code="not_active", turn=label))
+            ]
+        actions: list[Action] = []
+        for turn in turns:
+            if turn.number in self._running:
+                actions.append(Cancel(turn.number))
+            actions += self._finish(turn, "cancelled", now)
+        return actions
+
+    # --- turns ------------------------------------------------------------------------
+
+    def _next(self) -> Turn | None:
+        """The waiting turn to run now: questions before frames, each in the order of arrival."""
+        if len(self._running) >= MAX_RUNNING:
+            return None
+        busy = {turn.lane for turn in self._running.values() if turn.lane is not None}
+        # A frame's source is busy whatever the lane of the frame that is being described.
+        sources = {turn.label.source for turn in self._running.values() if turn.label.is_frame}
+        waiting: list[Turn] = [*self._queue, *self._slots]
+        for turn in waiting:
+            if turn.lane in busy or (turn.label.is_frame and turn.label.source in sources):
+                continue
+            return turn
+        return None
+
+    def _submission(self, turn: Turn) -> Submit:
+        ask, sampling = turn.ask, turn.sampling
+        messages: list[DraftMessage] = []
+        if ask.system is not None:
+            messages.append(DraftMessage(role="system", text=ask.system))
+        past = self._conversation.exchanges if ask.history else []
+        for exchange in past:
+            messages.append(DraftMessage(role="user", text=exchange.text, images=exchange.images))
+            messages.append(DraftMessage(role="assistant", text=exchange.reply))
+        messages.append(DraftMessage(role="user", text=_user_text(ask), images=ask.images))
+        choice = Choice(
+            max_tokens=sampling.max_tokens_image if ask.images else sampling.max_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            repetition_penalty=sampling.repetition_penalty,
+            seed=sampling.seed,
+            stop=ask.stop,
+        )
+        return Submit(turn=turn.number, messages=tuple(messages), choice=choice, droppable=2 * len(past))
+
+    def _finish(
+        self, turn: Turn, reason: FinishReason, now: float, usage: Usage = Usage(), timings: Timings = Timings()
+    ) -> list[Action]:
+        self._forget(turn)
+        if turn.ask.history and reason in ("stop", "length", "cancelled") and turn.text:
+            self._conversation.add(Exchange(_user_text(turn.ask), turn.ask.images, turn.text))
+        started = turn.started_at if turn.started_at is not None else now
+        age = None if turn.captured_at is None else _ms(turn.captured_at, now)
+        finished = ReplyFinished(
+            turn=turn.label, text=turn.text, reason=reason, usage=usage, timings=timings, seconds=now - started,
+            queue_ms=_ms(turn.arrived_at, started), image_ms=turn.image_ms, frame_age_ms=age,
+        )  # fmt: skip
+        return [Send(finished)]
+
+    def _fail(self, turn: Turn, update: Failed) -> list[Action]:
+        self._forget(turn)
+        if turn.label.is_frame and update.code.startswith("invalid_image"):
+            return [Send(FrameDropped(turn.label, "decode_error"))]
+        return [Send(Problem(message=update.message, code=update.code, turn=turn.label, retryable=update.retryable))]
+
+    def _forget(self, turn: Turn) -> None:
+        if self._running.pop(turn.number, None) is not None:
+            return
+        if turn in self._queue:
+            self._queue.remove(turn)
+        else:
+            self._slots.remove(turn)
+
+    def _deadline(self, turn: Turn) -> float:
+        assert turn.submitted_at is not None
+        return turn.submitted_at + self._reply_seconds
+
+    def _all_turns(self) -> list[Turn]:
+        return [*self._running.values(), *self._queue, *self._slots]
+
+
+def _input_type(ask: Ask) -> InputType:
+    return "image" if ask.images else "text"
+
+
+def _user_text(ask: Ask) -> str:
+    return f"{ask.context}\n\n{ask.text}" if ask.context else ask.text
+
+
+def _is_meant(turn: Turn, event: Interrupt) -> bool:
+    if event.id is not None:
+        return turn.label.id == event.id
+    if event.source is not None:
+        return turn.label.source == event.source
+    return True
+
+
+def _ms(since: float, now: float) -> float:
+    return round((now - since) * 1000, 3)
