@@ -1,0 +1,58 @@
+"""From a model's name to a loop that serves it."""
+
+from collections.abc import Callable
+
+from mlx_websockets.engine.messages import Loading, ModelSpec, Ready
+from mlx_websockets.engine.worker.batcher import Batcher
+from mlx_websockets.engine.worker.loop import Channel, WorkerLoop, memory
+from mlx_websockets.engine.worker.models import load_model
+from mlx_websockets.engine.worker.prompts import Prompts
+from mlx_websockets.errors import ModelBroken, StartError
+from mlx_websockets.generation import ChatMessage, Choice, GenerationRequest, Image
+
+PREFILL_CHUNK = {"cpu": 128, "metal": 512, "cuda": 512}
+"""Prompt tokens between two decode steps: a running reply waits no longer than these take."""
+
+
+def prepare(channel: Channel, spec: ModelSpec) -> WorkerLoop:
+    """Load, try out, announce.
+
+    Raises:
+        StartError: the model can't be served; the sentence says why.
+    """
+    loaded = load_model(spec, channel.send)
+    info = loaded.info
+    prompts = Prompts(
+        loaded.model, loaded.processor, loaded.tokenizer, sees=info.sees, context_tokens=info.context_tokens
+    )
+
+    def new_batcher() -> Batcher:
+        return Batcher(loaded.model, loaded.processor, rows=spec.rows, prefill_chunk=PREFILL_CHUNK[info.backend])
+
+    channel.send(Loading("trying the model out"))
+    _try_out(prompts, new_batcher, sees=info.sees)
+    channel.send(Ready(info, memory()))
+    return WorkerLoop(channel, prompts, loaded.tokenizer, new_batcher, info.context_tokens)
+
+
+def _try_out(prompts: Prompts, new_batcher: Callable[[], Batcher], *, sees: bool) -> None:
+    """Answer one question, about a picture where the model sees: what can't work fails now and
+    in words, and what is compiled at first use is compiled before the first user asks."""
+    picture = (Image(64, 64, bytes([127]) * (64 * 64 * 3)),) if sees else ()
+    choice = Choice(max_tokens=2)
+    request = GenerationRequest(id=0, messages=(ChatMessage("user", "Hello", picture),), choice=choice)
+    batcher = new_batcher()
+    try:
+        prompt, _ = prompts.prompt(request)
+        batcher.insert(prompt, choice)
+        while len(batcher):
+            batcher.step()
+    except StartError:
+        raise
+    except Exception as error:
+        raise ModelBroken(
+            f"The model was loaded but could not answer a first question ({type(error).__name__}: {error}).",
+            "Run with --debug for the details; another model may work: mlx serve --model demo",
+        ) from error
+    finally:
+        batcher.close()
