@@ -6,6 +6,7 @@ Says each setting once: its default, its bounds and its meaning. Knows no wire n
 
 import dataclasses
 import math
+import reprlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,15 +39,19 @@ class Range:
         if isinstance(value, bool) or not right_type:
             raise InvalidMessage(f"`{name}` must be {wanted}, got {_shown(value)}", f"$.{name}", "invalid_config")
         assert isinstance(value, int | float)
-        if not (math.isfinite(value) and self.least <= value <= self.most):
+        if not self.least <= value <= self.most:  # nor is NaN, which is in no range
             bounds = f"between {self.least:g} and {self.most:g}" if self.most < math.inf else f"at least {self.least:g}"
             raise InvalidMessage(f"`{name}` must be {bounds}, got {_shown(value)}", f"$.{name}", "invalid_config")
         return self.kind(value)
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    text = _brief.repr(value)
     return text if len(text) <= 40 else text[:37] + "..."
+
+
+_brief = reprlib.Repr()
+_brief.maxlevel = 2  # peers may send anything, also a list of a million lists
 
 
 MAX_SEED = 2**63 - 1
