@@ -8,12 +8,12 @@ absence can be reported.
 
 import importlib.metadata
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from mlx_websockets.engine.messages import Loading, ModelInfo, ModelSpec
 from mlx_websockets.engine.worker import hub
@@ -68,11 +68,11 @@ def load_model(spec: ModelSpec, report: Callable[[Loading], None]) -> LoadedMode
     folder = find_model(spec, report)
     checkpoint = check_folder(folder, trust_remote_code=spec.trust_remote_code)
     _refuse_unknown_kind(checkpoint, spec)
-    _refuse_what_does_not_fit(checkpoint, spec, backend)
+    _refuse_what_does_not_fit(spec.model, checkpoint.weights_bytes, backend)
     report(Loading("Loading the model"))
     with what_libraries_see(folder, spec) as view:
         model, processor = _open(view, checkpoint, spec)
-        weights_bytes = _read_weights(model, backend, report)
+        weights_bytes = _read_weights(model, spec, backend, report)
     model.model_path = folder
     tokenizer = getattr(processor, "tokenizer", processor)
     sees = _sees(model, processor, checkpoint.config)
@@ -142,6 +142,7 @@ def library_versions() -> dict[str, str]:
 _BACKEND_HINT = (
     "Run `pip install 'mlx-websockets[cpu]'`, or with an NVIDIA card `pip install 'mlx-websockets[cuda13]'`."
 )
+_BROKEN_HINT = "Copy or download it again, or choose another model."
 
 
 def _no_backend(error: ImportError) -> NoBackend:
@@ -164,10 +165,10 @@ def _refuse_unknown_kind(checkpoint: Checkpoint, spec: ModelSpec) -> None:
         )
 
 
-def _refuse_what_does_not_fit(checkpoint: Checkpoint, spec: ModelSpec, backend: str) -> None:
+def _refuse_what_does_not_fit(name: str, weights_bytes: int, backend: str) -> None:
     available_bytes = _available_bytes(backend)
-    if checkpoint.weights_bytes > available_bytes:
-        raise _too_big(spec.model, checkpoint.weights_bytes, available_bytes)
+    if weights_bytes > available_bytes:
+        raise _too_big(name, weights_bytes, available_bytes)
 
 
 def _available_bytes(backend: str) -> int:
@@ -206,13 +207,13 @@ def _open(view: Path, checkpoint: Checkpoint, spec: ModelSpec) -> tuple[Any, Any
 def _unreadable(checkpoint: Checkpoint, spec: ModelSpec, view: Path, error: Exception) -> StartError:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     reason = lines[0].replace(str(view), str(checkpoint.folder))[:300]
-    hint = "Download it again, or choose another model."
+    hint = _BROKEN_HINT
     if checkpoint.has_code and not spec.trust_remote_code:
         hint = "It brings Python code of its own; if you trust its authors, try --trust-remote-code."
     return ModelBroken(f"{spec.model} can't be opened: {reason}", hint)
 
 
-def _read_weights(model: Any, backend: str, report: Callable[[Loading], None]) -> int:
+def _read_weights(model: Any, spec: ModelSpec, backend: str, report: Callable[[Loading], None]) -> int:
     """Bring the weights into memory, telling how far it is; their size in bytes."""
     import mlx.core as mx
     from mlx.utils import tree_flatten
@@ -221,26 +222,36 @@ def _read_weights(model: Any, backend: str, report: Callable[[Loading], None]) -
         # A CPU computes with 16 bit floats several times slower than with 32.
         model.set_dtype(mx.float32)
     weights = [array for _, array in tree_flatten(model.parameters())]
-    total, done, chunk = sum(array.nbytes for array in weights), 0, []
-    for array in weights:
+    done_bytes, total_bytes = 0, sum(int(array.nbytes) for array in weights)
+    _refuse_what_does_not_fit(spec.model, total_bytes, backend)
+    for chunk in _in_chunks(weights):
+        _evaluate(chunk, spec.model, total_bytes)
+        done_bytes += sum(array.nbytes for array in chunk)
+        report(Loading("Reading the weights", done=done_bytes, total=total_bytes, unit="bytes"))
+    return total_bytes
+
+
+def _in_chunks(arrays: list[Any]) -> Iterator[list[Any]]:
+    chunk, chunk_bytes = [], 0
+    for array in arrays:
         chunk.append(array)
-        if sum(each.nbytes for each in chunk) >= CHUNK_BYTES or array is weights[-1]:
-            _evaluate(chunk, total)
-            done += sum(each.nbytes for each in chunk)
-            chunk = []
-            report(Loading("Reading the weights", done=done, total=total, unit="bytes"))
-    return total
+        chunk_bytes += array.nbytes
+        if chunk_bytes >= CHUNK_BYTES:
+            yield chunk
+            chunk, chunk_bytes = [], 0
+    if chunk:
+        yield chunk
 
 
-def _evaluate(arrays: list[Any], total_bytes: int) -> None:
+def _evaluate(arrays: list[Any], name: str, total_bytes: int) -> None:
     import mlx.core as mx
 
     try:
         mx.eval(arrays)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "alloc" not in str(error):
-            raise ModelBroken(f"The model's weights can't be read: {error}") from error
-        raise _too_big("The model", total_bytes, psutil.virtual_memory().available) from error
+            raise ModelBroken(f"The weights of {name} can't be read: {error}.", _BROKEN_HINT) from error
+        raise _too_big(name, total_bytes, psutil.virtual_memory().available) from error
 
 
 def _sees(model: Any, processor: Any, config: dict[str, Any]) -> bool:
@@ -266,16 +277,17 @@ def _context_tokens(config: dict[str, Any], tokenizer: Any) -> int:
     parts = (config.get("text_config"), config.get("llm_config"), config, _usual_config(config))
     lengths = [part.get("max_position_embeddings") for part in parts if isinstance(part, dict)]
     lengths.append(getattr(tokenizer, "model_max_length", None))
-    sane = (length for length in lengths if isinstance(length, int) and 0 < length < ABSURD_CONTEXT_TOKENS)
-    return next(sane, DEFAULT_CONTEXT_TOKENS)
+    known = [length for length in lengths if isinstance(length, int) and 0 < length < ABSURD_CONTEXT_TOKENS]
+    return known[0] if known else DEFAULT_CONTEXT_TOKENS
 
 
 def _usual_config(config: dict[str, Any]) -> dict[str, Any]:
     """What transformers assumes of a model of this kind; configs leave out what is usual (Gemma 3's does)."""
     from transformers import AutoConfig
 
+    text_config = config.get("text_config") or config
     try:
-        usual: dict[str, Any] = AutoConfig.for_model(config["model_type"]).get_text_config().to_dict()
+        usual: dict[str, Any] = AutoConfig.for_model(text_config["model_type"]).get_text_config().to_dict()
     except (ValueError, KeyError, AttributeError):
         return {}
     return usual

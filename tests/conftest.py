@@ -1,0 +1,39 @@
+"""Real models to test with, small ones. Each is built once and kept in the user's cache directory."""
+
+import hashlib
+import tempfile
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from mlx_websockets.engine.worker import demo
+from tiny_models import tiny_gemma3 as tiny_gemma3_source
+
+
+@pytest.fixture(scope="session")
+def demo_model() -> Path:
+    """The model of `--model demo`: sees, answers sensibly about simple drawings (680 MB)."""
+    return demo.demo_model(lambda _: None)
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct: text only, answers sensibly (540 MB)."""
+    return demo.smollm2_text_model(lambda _: None)
+
+
+@pytest.fixture(scope="session")
+def tiny_gemma3() -> Path:
+    """The default model's architecture with random weights: sees, talks nonsense, fast (0.8 MB)."""
+    recipe = hashlib.sha256(Path(tiny_gemma3_source.__file__).read_bytes()).hexdigest()[:12]
+    folder = demo.cache_folder() / f"tiny-gemma3-{recipe}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(folder.name + ".lock")):
+        if not folder.is_dir():
+            with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+                finished = Path(temporary) / "finished"
+                finished.mkdir()
+                tiny_gemma3_source.write_tiny_gemma3(finished)
+                finished.rename(folder)
+    return folder
