@@ -26,6 +26,11 @@ IMAGE_TOKENS = 4
 IMAGE_SIDE = 56
 SPREAD = 0.1
 
+STIR = 8.0
+"""Weight of what a layer adds to what it was given; with less, one token repeats for ever."""
+
+NEVER_SAID = [ID[token] for token in SPECIAL_TOKENS if token not in ("<eos>", "<end_of_turn>")]
+
 TEXT = """
 A camera sends pictures faster than a model can describe them. Thirty frames a second come in, and one
 sentence a second goes out, so something has to give. The newest picture of each source is kept, and an older
@@ -174,6 +179,10 @@ def _write_random_weights(path: Path, config: dict[str, Any]) -> None:
         name: mx.random.normal(shape, key=key) * SPREAD
         for (name, shape), key in zip(sorted(shapes.items()), keys, strict=True)
     }
+    for name in weights:
+        if name.endswith(("post_attention_layernorm.weight", "post_feedforward_layernorm.weight")):
+            weights[name] += STIR
+    weights["language_model.lm_head.weight"][mx.array(NEVER_SAID)] = 0.0
     mx.save_safetensors(str(path), weights, metadata={"format": "mlx"})
 
 

@@ -134,6 +134,8 @@ def _explained(model_id: str, error: Exception) -> StartError:
     """What went wrong, for a person; the hub's library has a class or a status for most things."""
     from huggingface_hub import errors
 
+    if isinstance(error, errors.DryRunError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, errors.GatedRepoError):
         return ModelNotFound(
