@@ -148,7 +148,7 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class ReplyStarted:
-    """The model has begun on a turn. `queue_ms`: from arrival to now."""
+    """The model has begun on a turn. `queue_ms`: from arrival until the engine had room."""
 
     turn: TurnLabel
     model: str
@@ -170,7 +170,7 @@ class ReplyFinished:
 
     Attributes:
         seconds: from the turn's start in the engine to its end.
-        queue_ms: from arrival to the start.
+        queue_ms: from arrival until the engine had room; opening pictures comes after it.
         image_ms: spent on opening the pictures.
         frame_age_ms: a frame's age at the end of its reply: from its `ts` where that makes
             sense, else from its arrival.

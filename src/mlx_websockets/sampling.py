@@ -5,7 +5,6 @@ Says each setting once: its default, its bounds and its meaning. Knows no wire n
 """
 
 import dataclasses
-import math
 import reprlib
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,31 +20,38 @@ MAX_STOP_LENGTH = 256
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """What a setting may be. `limit` is filled in by the server where it depends on a flag."""
+    """The numbers that a setting may be, both ends included."""
 
-    kind: type
+    kind: type[int] | type[float]
     least: float
     most: float
 
-    def checked(self, name: str, value: object) -> Any:
+    def checked(self, name: str, value: Any) -> int | float:
         """`value` as `kind`.
 
         Raises:
             InvalidMessage: it is of another type, not finite, or out of range. A bool is
                 no number, an int is a fine float.
         """
-        wanted = "a whole number" if self.kind is int else "a number"
-        right_type = isinstance(value, int if self.kind is int else (int, float))
-        if isinstance(value, bool) or not right_type:
-            raise InvalidMessage(f"`{name}` must be {wanted}, got {_shown(value)}", f"$.{name}", "invalid_config")
-        assert isinstance(value, int | float)
-        if not self.least <= value <= self.most:  # nor is NaN, which is in no range
-            bounds = f"between {self.least:g} and {self.most:g}" if self.most < math.inf else f"at least {self.least:g}"
-            raise InvalidMessage(f"`{name}` must be {bounds}, got {_shown(value)}", f"$.{name}", "invalid_config")
-        return self.kind(value)
+        is_number = isinstance(value, (int, self.kind)) and not isinstance(value, bool)
+        if is_number and self.least <= value <= self.most:  # NaN is in no range
+            return self.kind(value)
+        raise _refusal(name, str(self), value)
+
+    def __str__(self) -> str:
+        if self.least == self.most:
+            return f"{self.least}"
+        kind = "a whole number" if self.kind is int else "a number"
+        return f"{kind} between {self.least} and {self.most}"
+
+
+def _refusal(name: str, wanted: str, value: object) -> InvalidMessage:
+    return InvalidMessage(f"`{name}` must be {wanted}, got {_shown(value)}", f"$.{name}", "invalid_config")
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, int) and value.bit_length() > 128:
+        return "a far larger number" if value > 0 else "a far smaller number"  # Python refuses to print the longest
     text = _brief.repr(value)
     return text if len(text) <= 40 else text[:37] + "..."
 
@@ -56,16 +62,19 @@ _brief.maxlevel = 2  # peers may send anything, also a list of a million lists
 
 MAX_SEED = 2**63 - 1
 
+MAX_TOKENS = 1_000_000
+"""Of a reply whatever the server's limit, which is lower unless its owner set it to this."""
+
 RANGES: dict[str, Range] = {
     # Several candidates of one prompt need rows that share it; until then one is the truth.
     "candidate_count": Range(int, 1, 1),
-    "max_tokens": Range(int, 1, math.inf),
-    "max_tokens_image": Range(int, 1, math.inf),
-    "temperature": Range(float, 0.0, 2.0),
-    "top_p": Range(float, 0.0, 1.0),
+    "max_tokens": Range(int, 1, MAX_TOKENS),
+    "max_tokens_image": Range(int, 1, MAX_TOKENS),
+    "temperature": Range(float, 0, 2),
+    "top_p": Range(float, 0, 1),
     "top_k": Range(int, 0, 2**31 - 1),
-    "presence_penalty": Range(float, 0.0, 2.0),
-    "frequency_penalty": Range(float, 0.0, 2.0),
+    "presence_penalty": Range(float, 0, 2),
+    "frequency_penalty": Range(float, 0, 2),
     "seed": Range(int, 0, MAX_SEED),
 }
 
@@ -120,11 +129,11 @@ class Sampling:
     def _checked(self, key: str, name: str, value: object) -> Any:
         if key == "response_modalities":
             if not isinstance(value, list | tuple) or list(value) != ["TEXT"]:
-                raise InvalidMessage(f'`{name}` must be ["TEXT"], got {_shown(value)}', f"$.{name}", "invalid_config")
+                raise _refusal(name, '["TEXT"]', value)
             return ("TEXT",)
         if key == "seed" and value is None:
             return None
         allowed = RANGES[key]
         if key in ("max_tokens", "max_tokens_image"):
-            allowed = Range(int, 1, self.limit)
+            allowed = dataclasses.replace(allowed, most=self.limit)
         return allowed.checked(name, value)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_websockets.errors import UsageError
-from mlx_websockets.sampling import MAX_SEED, Sampling
+from mlx_websockets.sampling import MAX_SEED, MAX_TOKENS, Sampling
 
 DEFAULT_MODEL = "mlx-community/gemma-3-4b-it-4bit"
 DEFAULT_PORT = 8765
@@ -19,7 +19,7 @@ EVERY_ADDRESS = "0.0.0.0"  # noqa: S104 - the seed says so
 
 
 def setting(default: Any, help: str, *, least: float | None = None, most: float | None = None) -> Any:
-    """A dataclass field that carries what the command line and the docs say about it."""
+    """A dataclass field that carries what the command line and the docs say about it; both bounds or none."""
     return dataclasses.field(default=default, metadata={"help": help, "least": least, "most": most})
 
 
@@ -46,9 +46,9 @@ class Settings:
         None,
         "No reply is longer than this (512 if not given); given, it is also the default for text.",
         least=1,
-        most=1_000_000,
+        most=MAX_TOKENS,
     )
-    temperature: float = setting(0.7, "Sampling temperature; 0 always takes the likeliest token.", least=0.0, most=2.0)
+    temperature: float = setting(0.7, "Sampling temperature; 0 always takes the likeliest token.", least=0, most=2)
     seed: int | None = setting(
         None,
         "Makes a run repeatable: the same requests in the same order get the same replies.",
@@ -61,22 +61,15 @@ class Settings:
 
     def __post_init__(self) -> None:
         for each in dataclasses.fields(self):
-            value, least, most = getattr(self, each.name), each.metadata["least"], each.metadata["most"]
-            if value is None or least is None:
-                continue
-            if not least <= value <= most:
-                flag = "--" + each.name.replace("_", "-")
-                raise UsageError(
-                    f"{flag} must be between {least:g} and {most:g}, got {value}.", f"Try {flag} {each.default}."
-                )
-        for name in ("tokenizer_config",):
-            path = getattr(self, name)
-            if path is not None and not Path(path).is_file():
-                raise UsageError(
-                    f"--{name.replace('_', '-')}: there is no file {path}.", "Give the path of an existing file."
-                )
+            _check_bounds(each, getattr(self, each.name))
+        if self.tokenizer_config is not None and not Path(self.tokenizer_config).is_file():
+            raise UsageError(
+                f"--tokenizer-config: there is no file {self.tokenizer_config}.", "Give the path of an existing file."
+            )
         if not self.model.strip():
             raise UsageError("--model is empty.", "Try --model demo.")
+        if not self.host.strip():
+            raise UsageError("--host is empty.", f"Try --host localhost, or --host {EVERY_ADDRESS} for every address.")
 
     @property
     def sampling(self) -> Sampling:
@@ -88,6 +81,15 @@ class Settings:
             temperature=float(self.temperature),
             limit=limit,
         )
+
+
+def _check_bounds(field: dataclasses.Field[Any], value: Any) -> None:
+    least, most = field.metadata["least"], field.metadata["most"]
+    if value is None or least is None or least <= value <= most:
+        return
+    flag = "--" + field.name.replace("_", "-")
+    hint = f"Leave {flag} out." if field.default is None else f"Try {flag} {field.default}."
+    raise UsageError(f"{flag} must be between {least} and {most}, got {value}.", hint)
 
 
 MAX_WAITING = 10

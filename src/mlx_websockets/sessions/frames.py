@@ -13,7 +13,7 @@ class FrameSlots:
     """The newest waiting frame of each source; an older one makes way."""
 
     def __init__(self) -> None:
-        self._waiting: dict[str, Turn] = {}
+        self._waiting: dict[str | None, Turn] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -22,16 +22,15 @@ class FrameSlots:
         """The waiting frames; the source that has waited longest comes first."""
         return iter(list(self._waiting.values()))
 
-    def __contains__(self, source: str) -> bool:
+    def __contains__(self, source: str | None) -> bool:
         return source in self._waiting
 
     def offer(self, frame: Turn) -> Turn | None:
         """Keep `frame` and return the one it supersedes, if any."""
-        source = frame.label.source or ""
-        superseded = self._waiting.get(source)
-        self._waiting[source] = frame  # an update keeps its place in line
+        superseded = self._waiting.get(frame.label.source)
+        self._waiting[frame.label.source] = frame  # an update keeps its place in line
         return superseded
 
-    def remove(self, frame: Turn) -> None:
-        """Take `frame` out; it must be waiting."""
-        del self._waiting[frame.label.source or ""]
+    def take(self, source: str | None) -> Turn | None:
+        """Remove and return the frame of `source` that waits, if any."""
+        return self._waiting.pop(source, None)

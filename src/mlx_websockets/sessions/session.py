@@ -4,7 +4,8 @@ The session decides, the connection does. It knows no socket, no model and no cl
 is an argument, in seconds of a monotonic clock. Two rules hold it together:
 
 - every accepted request ends in exactly one terminal event (`ReplyFinished`, `Problem` with
-  its label, `FrameDropped`), because a turn is told of its end where it is forgotten;
+  its label, `FrameDropped`), because a turn is told of its end where it is forgotten, and no
+  other `Problem` carries the id of a turn that has not ended;
 - a turn starts only when `start_next` is called, so a waiting frame can be superseded up to
   the moment when the engine really has room for it.
 """
@@ -12,7 +13,7 @@ is an argument, in seconds of a monotonic clock. Two rules hold it together:
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mlx_websockets.errors import InvalidMessage
+from mlx_websockets.errors import InvalidImage, InvalidMessage
 from mlx_websockets.events import (
     Ask,
     ConfigUpdated,
@@ -36,12 +37,15 @@ from mlx_websockets.events import (
 )
 from mlx_websockets.generation import Choice, Delta, Failed, Finished, FinishReason, Started, Timings, Update, Usage
 from mlx_websockets.sampling import Sampling
-from mlx_websockets.sessions.conversation import Conversation, Exchange
+from mlx_websockets.sessions.conversation import MAX_PICTURES, Conversation, Exchange
 from mlx_websockets.sessions.frames import FrameSlots
 from mlx_websockets.sessions.turns import Turn
 
 MAX_RUNNING = 16
 """Turns of one session in the engine at once."""
+
+QUESTIONS_BEFORE_A_FRAME = 4
+"""Questions go first, but after so many in a row a waiting frame has its turn."""
 
 MAX_TRANSIT_SECONDS = 60.0
 """A frame that claims to have travelled longer has a clock that we don't believe."""
@@ -67,7 +71,7 @@ class DraftMessage:
 class Submit:
     """Open the pictures, then hand the request to the engine. `turn` is its id there.
 
-    If a picture can't be opened, update the session with `Failed` and the error's code.
+    If a picture can't be opened, tell the session: `pictures_failed`.
     """
 
     turn: int
@@ -120,6 +124,7 @@ class Session:
         self._clock_offset = clock_offset
         self._queue: list[Turn] = []  # questions and "queue" frames, oldest first
         self._slots = FrameSlots()
+        self._starts_past_frames = 0  # in a row, while frames waited in their slots
         self._running: dict[int, Turn] = {}
         self._conversation = Conversation()
 
@@ -129,9 +134,7 @@ class Session:
         """What to do about something that the peer said."""
         match event:
             case Ask():
-                return self._accept(
-                    event, TurnLabel(id=event.id, input_type=_input_type(event), source=event.source), now
-                )
+                return self._accept_question(event, now)
             case FrameInput():
                 return self._accept_frame(event, now)
             case Configure():
@@ -143,7 +146,7 @@ class Session:
             case Ping(t, id):
                 return [Send(Pong(t, id))]
             case Unreadable():
-                label = TurnLabel(id=event.id)
+                label = self._label_beside_turns(event.id)
                 return [Send(Problem(message=event.reason, code=event.code, turn=label, path=event.path))]
 
     def update(self, update: Update, now: float, model: str = "") -> list[Action]:
@@ -154,7 +157,7 @@ class Session:
         match update:
             case Started():
                 turn.started_at = now
-                return [Send(ReplyStarted(turn.label, model, _ms(turn.arrived_at, now)))]
+                return [Send(ReplyStarted(turn.label, model, _queue_ms(turn, now)))]
             case Delta(text=text):
                 turn.deltas.append(text)
                 return [Send(ReplyDelta(turn.label, text, len(turn.deltas) - 1))]
@@ -168,15 +171,23 @@ class Session:
         if turn in self._running:
             self._running[turn].image_ms = milliseconds
 
+    def pictures_failed(self, turn: int, error: InvalidImage) -> list[Action]:
+        """End a turn one of whose pictures can't be opened: a frame is dropped, a question gets `error`."""
+        ended = self._running.pop(turn, None)
+        if ended is None:
+            return []
+        if ended.label.is_frame:
+            return [Send(FrameDropped(ended.label, "decode_error"))]
+        return [Send(Problem(message=error.reason, code=error.code, turn=ended.label, path=error.path))]
+
     def start_next(self, now: float) -> list[Action]:
         """Start the turn whose time has come. Call when the engine has room and `wants_to_start`."""
         turn = self._next()
         if turn is None:
             return []
-        if turn in self._queue:
-            self._queue.remove(turn)
-        else:
-            self._slots.remove(turn)
+        is_from_queue = turn in self._queue
+        self._forget(turn)
+        self._starts_past_frames = self._starts_past_frames + 1 if is_from_queue and self._slots else 0
         turn.submitted_at = now
         self._running[turn.number] = turn
         return [self._submission(turn)]
@@ -225,7 +236,8 @@ class Session:
 
     # --- requests ---------------------------------------------------------------------
 
-    def _accept(self, ask: Ask, label: TurnLabel, now: float) -> list[Action]:
+    def _accept_question(self, ask: Ask, now: float) -> list[Action]:
+        label = TurnLabel(id=ask.id, input_type=_input_type(ask), source=ask.source)
         turn = self._turn(ask, label, now)
         if isinstance(turn, Problem):
             return [Send(turn)]
@@ -241,22 +253,20 @@ class Session:
         if isinstance(turn, Problem):
             return [Send(turn)]
         turn.captured_at = self._captured_at(frame.captured_at, now)
-        takes_a_place = frame.policy == "queue" or (ask.source or "") not in self._slots
-        if takes_a_place and self.waiting >= self._max_waiting:
+        if label.source not in self._slots and self.waiting >= self._max_waiting:
             return [Send(FrameDropped(label, "processing_queue_full"))]
-        if frame.policy == "queue":
+        if frame.policy == "latest":
+            superseded = self._slots.offer(turn)
+        else:  # waits in line, but it is newer than the source's frame in the slot all the same
+            superseded = self._slots.take(label.source)
             self._queue.append(turn)
-            return []
-        superseded = self._slots.offer(turn)
         return [Send(FrameDropped(superseded.label, "superseded"))] if superseded else []
 
     def _turn(self, ask: Ask, label: TurnLabel, now: float) -> Turn | Problem:
         """A turn for `ask`, its settings settled, or why there can't be one."""
-        if label.id is not None and any(turn.label.id == label.id for turn in self._all_turns()):
-            # No label: the id is another request's, and that one has not ended.
-            return Problem(
-                message=f"The id {label.id!r} is already in use on this connection.", code="duplicate_id", path="$.id"
-            )
+        if self._is_taken(label.id):
+            message = f"The id {label.id!r} is already in use on this connection."
+            return Problem(message=message, code="duplicate_id", path="$.id")
         try:
             sampling = self.sampling.merged_with(ask.changes, ask.names)
         except InvalidMessage as error:
@@ -264,22 +274,27 @@ class Session:
             return Problem(message=error.reason, code=error.code, turn=label, path=path)
         return Turn(number=next(self._numbers), label=label, ask=ask, sampling=sampling, arrived_at=now)
 
+    def _is_taken(self, id: str | None) -> bool:
+        return id is not None and any(turn.label.id == id for turn in self._all_turns())
+
+    def _label_beside_turns(self, id: str | None) -> TurnLabel:
+        """The label of a `Problem` that ends no turn: a taken id is left out, lest it seem to end that one."""
+        return TurnLabel(id=None if self._is_taken(id) else id)
+
     def _captured_at(self, ts: float | None, now: float) -> float:
         """When a frame was taken, on our clock; its arrival where the peer's clock makes no sense."""
         captured = now if ts is None else ts - self._clock_offset
         return captured if now - MAX_TRANSIT_SECONDS <= captured <= now else now
 
     def _no_room(self, label: TurnLabel) -> Problem:
-        return Problem(
-            message=f"{self._max_waiting} requests of this connection are waiting already. Ask again when one has ended.",
-            code="queue_full", turn=label, retryable=True, retry_after_ms=1000,
-        )  # fmt: skip
+        message = f"{self._max_waiting} requests of this connection wait already. Ask again when one has ended."
+        return Problem(message=message, code="queue_full", turn=label, retryable=True, retry_after_ms=1000)
 
     def _configure(self, event: Configure) -> list[Action]:
         try:
             self.sampling = self.sampling.merged_with(event.changes, event.names)
         except InvalidMessage as error:
-            label = TurnLabel(id=event.id)
+            label = self._label_beside_turns(event.id)
             return [Send(Problem(message=error.reason, code=error.code, turn=label, path=error.path))]
         return [Send(ConfigUpdated(event.sent, self.sampling, event.id))]
 
@@ -287,9 +302,7 @@ class Session:
         turns = [turn for turn in self._all_turns() if _is_meant(turn, event)]
         if not turns:
             label = TurnLabel(id=event.id, source=event.source)
-            return [
-                Send(Problem(message="Nothing that was named is waiting or running.", code="not_active", turn=label))
-            ]
+            return [Send(Problem(message="Nothing of that name is waiting or running.", code="not_active", turn=label))]
         actions: list[Action] = []
         for turn in turns:
             if turn.number in self._running:
@@ -300,25 +313,22 @@ class Session:
     # --- turns ------------------------------------------------------------------------
 
     def _next(self) -> Turn | None:
-        """The waiting turn to run now: questions before frames, each in the order of arrival."""
+        """The waiting turn to run now: the first, questions before frames, whose lanes are free."""
         if len(self._running) >= MAX_RUNNING:
             return None
-        busy = {turn.lane for turn in self._running.values() if turn.lane is not None}
-        # A frame's source is busy whatever the lane of the frame that is being described.
-        sources = {turn.label.source for turn in self._running.values() if turn.label.is_frame}
-        waiting: list[Turn] = [*self._queue, *self._slots]
-        for turn in waiting:
-            if turn.lane in busy or (turn.label.is_frame and turn.label.source in sources):
-                continue
-            return turn
-        return None
+        busy = {lane for turn in self._running.values() for lane in turn.lanes}
+        if self._starts_past_frames < QUESTIONS_BEFORE_A_FRAME:
+            waiting = [*self._queue, *self._slots]
+        else:
+            waiting = [*self._slots, *self._queue]
+        return next((turn for turn in waiting if busy.isdisjoint(turn.lanes)), None)
 
     def _submission(self, turn: Turn) -> Submit:
         ask, sampling = turn.ask, turn.sampling
         messages: list[DraftMessage] = []
         if ask.system is not None:
             messages.append(DraftMessage(role="system", text=ask.system))
-        past = self._conversation.exchanges if ask.history else []
+        past = self._conversation.recall(MAX_PICTURES - len(ask.images)) if ask.history else []
         for exchange in past:
             messages.append(DraftMessage(role="user", text=exchange.text, images=exchange.images))
             messages.append(DraftMessage(role="assistant", text=exchange.reply))
@@ -338,13 +348,13 @@ class Session:
         self, turn: Turn, reason: FinishReason, now: float, usage: Usage = Usage(), timings: Timings = Timings()
     ) -> list[Action]:
         self._forget(turn)
-        if turn.ask.history and reason in ("stop", "length", "cancelled") and turn.text:
+        if turn.ask.history and turn.text:
             self._conversation.add(Exchange(_user_text(turn.ask), turn.ask.images, turn.text))
         started = turn.started_at if turn.started_at is not None else now
         age = None if turn.captured_at is None else _ms(turn.captured_at, now)
         finished = ReplyFinished(
             turn=turn.label, text=turn.text, reason=reason, usage=usage, timings=timings, seconds=now - started,
-            queue_ms=_ms(turn.arrived_at, started), image_ms=turn.image_ms, frame_age_ms=age,
+            queue_ms=_queue_ms(turn, now), image_ms=turn.image_ms, frame_age_ms=age,
         )  # fmt: skip
         return [Send(finished)]
 
@@ -360,7 +370,7 @@ class Session:
         if turn in self._queue:
             self._queue.remove(turn)
         else:
-            self._slots.remove(turn)
+            self._slots.take(turn.label.source)
 
     def _deadline(self, turn: Turn) -> float:
         assert turn.submitted_at is not None
@@ -384,6 +394,10 @@ def _is_meant(turn: Turn, event: Interrupt) -> bool:
     if event.source is not None:
         return turn.label.source == event.source
     return True
+
+
+def _queue_ms(turn: Turn, now: float) -> float:
+    return _ms(turn.arrived_at, now if turn.submitted_at is None else turn.submitted_at)
 
 
 def _ms(since: float, now: float) -> float:

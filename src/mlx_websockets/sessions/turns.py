@@ -13,7 +13,7 @@ from mlx_websockets.events import Ask, TurnLabel
 from mlx_websockets.sampling import Sampling
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Turn:
     """One request of a peer on its way through a session.
 
@@ -22,8 +22,11 @@ class Turn:
         label: what identifies it to the peer.
         ask: what was asked.
         sampling: settled when the turn arrived; later `config` messages don't touch it.
-        arrived_at, started_at: seconds of a monotonic clock.
+        arrived_at, submitted_at, started_at: seconds of a monotonic clock; the engine got
+            it (with pictures to be opened first), and began on it.
         captured_at: a frame's capture time, on the same clock.
+        image_ms: what opening its pictures took.
+        deltas: the reply so far.
     """
 
     number: int
@@ -38,18 +41,23 @@ class Turn:
     deltas: list[str] = field(default_factory=list)
 
     @property
-    def lane(self) -> str | None:
-        """Turns of one lane run one after the other; None = a lane of its own.
+    def lanes(self) -> frozenset[str]:
+        """What the turn needs to itself: of all the turns of one lane, one runs at a time.
 
-        A peer that gives no ids can't tell two replies apart, so its turns share a lane.
-        A source's frames share one, too: the next is chosen when the last is described.
+        A peer that gives no ids can't tell two replies apart, so its turns share a lane. A
+        source's frames share one: the next is chosen when the last is described. So do the
+        turns of the conversation: each is to see what was said in the one before.
         """
+        lanes = []
         if self.label.id is None:
-            return "anonymous"
+            lanes.append("anonymous")
         if self.label.is_frame:
-            return f"source {self.label.source}"
-        return None
+            lanes.append(f"source {self.label.source}")
+        if self.ask.history:
+            lanes.append("conversation")
+        return frozenset(lanes)
 
     @property
     def text(self) -> str:
+        """What has been said so far."""
         return "".join(self.deltas)
