@@ -73,6 +73,7 @@ class WorkerLoop:
             if self._stopping:
                 return
             self._admit()
+            self._report()  # a peer learns that its reply has begun before the first chunk, not after it
             if self._scheduler.running:
                 self._step()
             self._report()

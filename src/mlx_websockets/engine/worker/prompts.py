@@ -70,7 +70,7 @@ class Prompts:
             if droppable < 2:
                 raise EngineError(
                     "prompt_too_long",
-                    f"The prompt has {len(ids)} tokens; with the reply the model takes {self._context_tokens}. Shorten it.",
+                    f"The prompt has {len(ids)} tokens, the model takes {self._context_tokens} in all. Shorten it.",
                 )
             first = 1 if messages[0].role == "system" else 0
             del messages[first : first + 2]

@@ -1,0 +1,141 @@
+"""Rows of different requests share a step and nothing else: real models, real batches."""
+
+from pathlib import Path
+from typing import Any
+
+import mlx_vlm
+import PIL.Image
+import pytest
+from mlx_vlm.prompt_utils import apply_chat_template
+
+from mlx_websockets.engine.worker.batcher import Batcher
+from mlx_websockets.engine.worker.prompts import Prompts
+from mlx_websockets.generation import ChatMessage, Choice, GenerationRequest, Image
+
+TOKENS = 24
+
+
+class Worker:
+    """A tiny model, its prompts and a batcher."""
+
+    def __init__(self, folder: Path) -> None:
+        self.model, self.processor = mlx_vlm.load(str(folder))
+        self.tokenizer: Any = self.processor.tokenizer
+        self.prompts = Prompts(self.model, self.processor, self.tokenizer, sees=True, context_tokens=8192)
+        self.batcher = Batcher(self.model, self.processor, rows=16, prefill_chunk=16)
+
+    def replies(self, *requests: GenerationRequest) -> list[list[int]]:
+        """The tokens of each request, all of them computed together."""
+        waiting, rows = list(requests), []
+        said: dict[int, list[int]] = {}
+        while waiting or len(self.batcher):
+            if waiting and self.batcher.takes_a_prompt:
+                request = waiting.pop(0)
+                row = self.batcher.insert(self.prompts.prompt(request)[0], request.choice)
+                rows.append(row)
+                said[row] = []
+            for token in self.batcher.step():
+                if token.end != "stop":
+                    said[token.row].append(token.token)
+        return [said[row] for row in rows]
+
+
+@pytest.fixture(scope="module")
+def worker(tiny_gemma3: Path) -> Worker:
+    return Worker(tiny_gemma3)
+
+
+def picture(number: int) -> PIL.Image.Image:
+    return PIL.Image.new("RGB", (64, 64), ((37 * number) % 256, (91 * number) % 256, (17 * number) % 256))
+
+
+def request(number: int, *, sees: bool = True, **choice: Any) -> GenerationRequest:
+    drawn = picture(number)
+    images = (Image(64, 64, drawn.tobytes()),) if sees else ()
+    message = ChatMessage("user", f"What is number {number}?", images)
+    return GenerationRequest(id=number, messages=(message,), choice=Choice(max_tokens=TOKENS, **choice))
+
+
+def library_reply(worker: Worker, number: int, sees: bool) -> list[int]:
+    prompt = apply_chat_template(
+        worker.processor, worker.model.config, f"What is number {number}?", num_images=1 if sees else 0
+    )
+    generated = mlx_vlm.stream_generate(
+        worker.model,
+        worker.processor,
+        prompt,
+        image=[picture(number)] if sees else None,
+        max_tokens=TOKENS,
+        temperature=0.0,
+    )
+    tokens = [each.token for each in generated if each.token is not None]
+    stops = worker.tokenizer.stopping_criteria.eos_token_ids
+    return [token for token in tokens if token not in stops][:TOKENS]
+
+
+@pytest.mark.parametrize("sees", [True, False])
+def test_a_greedy_reply_is_the_library_s_own(worker: Worker, sees: bool):
+    for number in range(20):
+        [reply] = worker.replies(request(number, sees=sees))
+
+        assert reply == library_reply(worker, number, sees)
+
+
+def test_text_and_picture_rows_are_computed_together(worker: Worker):
+    mixed = [request(number, sees=number % 2 == 0) for number in range(8)]
+    alone = [worker.replies(each)[0] for each in mixed]
+
+    assert worker.replies(*mixed) == alone
+
+
+def test_rows_with_different_settings_never_see_each_other_s(worker: Worker):
+    requests = [
+        request(
+            number,
+            temperature=0.1 * number,
+            seed=number,
+            top_k=(0, 5, 50)[number % 3],
+            top_p=(1.0, 0.8)[number % 2],
+            repetition_penalty=(1.0, 1.3)[number % 2],
+        )
+        for number in range(16)
+    ]
+    alone = [worker.replies(each)[0] for each in requests]
+
+    assert worker.replies(*requests) == alone
+
+
+def test_a_row_can_be_given_up_in_prefill_and_in_decode_while_the_others_go_on(worker: Worker):
+    expected = worker.replies(request(1))[0]
+    batcher = worker.batcher
+    kept = batcher.insert(worker.prompts.prompt(request(1))[0], request(1).choice)
+    said = [token.token for _ in range(8) for token in batcher.step() if token.row == kept]
+
+    decoding = batcher.insert(worker.prompts.prompt(request(2))[0], request(2).choice)
+    while not batcher.takes_a_prompt:
+        said += [token.token for token in batcher.step() if token.row == kept]
+    batcher.remove(decoding)
+    prefilling = batcher.insert(worker.prompts.prompt(request(3))[0], request(3).choice)
+    batcher.remove(prefilling)
+    while len(batcher):
+        tokens = batcher.step()
+        assert {token.row for token in tokens} <= {kept}
+        said += [token.token for token in tokens if token.end != "stop"]
+
+    assert said == expected
+    assert batcher.takes_a_prompt
+
+
+def test_a_running_reply_waits_no_longer_than_one_chunk_of_another_s_prompt(worker: Worker):
+    batcher = worker.batcher
+    running = batcher.insert(worker.prompts.prompt(request(1))[0], Choice(max_tokens=200))
+    while not batcher.takes_a_prompt:
+        batcher.step()
+    long = GenerationRequest(id=9, messages=(ChatMessage("user", "word " * 100),), choice=Choice(max_tokens=4))
+    newcomer = batcher.insert(worker.prompts.prompt(long)[0], long.choice)
+
+    while not batcher.takes_a_prompt:
+        assert [token.row for token in batcher.step()] == [running]
+
+    batcher.remove(running)
+    batcher.remove(newcomer)
