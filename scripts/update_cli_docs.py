@@ -1,0 +1,93 @@
+#!/usr/bin/env python
+"""Writes what the documentation says about the command line, from the code that defines it.
+
+scripts/update_cli_docs.py           write docs/reference/cli.md and the table in README.md
+scripts/update_cli_docs.py --check   only say whether they are as they should be
+"""
+
+import dataclasses
+import sys
+import typing
+from pathlib import Path
+
+from mlx_websockets import errors
+from mlx_websockets.cli.app import COMMANDS, INTERRUPTED
+from mlx_websockets.cli.serve import type_name
+from mlx_websockets.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+BEGIN, END = "<!-- {name}: written by `make docs` -->", "<!-- end of {name} -->"
+
+
+def main() -> int:
+    wanted = {
+        ROOT / "README.md": with_part(ROOT / "README.md", "flags", flags_table()),
+        ROOT / "docs/reference/errors.md": with_part(ROOT / "docs/reference/errors.md", "exit codes", exit_codes()),
+        ROOT / "docs/reference/cli.md": command_line_page(),
+    }
+    stale = [path for path, text in wanted.items() if not path.exists() or path.read_text("utf-8") != text]
+    if "--check" in sys.argv[1:]:
+        for path in stale:
+            print(f"✗ {path.relative_to(ROOT)} is not what the code says\n→ make docs")
+        return 1 if stale else 0
+    for path in stale:
+        path.write_text(wanted[path], "utf-8")
+        print(f"✓ {path.relative_to(ROOT)}")
+    return 0
+
+
+def command_line_page() -> str:
+    commands = "\n".join(f"| `mlx {name}` | {command.summary} |" for name, command in COMMANDS.items())
+    return f"""# The command line
+
+*This page is written by `make docs` from the code; change that.*
+
+`mlx`, `mlx-websockets` and `python -m mlx_websockets` are the same program.
+
+| Command | What it does |
+|---|---|
+{commands}
+| `mlx help [COMMAND]` | Say what there is, or what a command does and which flags it has. |
+| `mlx --version` | Say which version this is. |
+
+## `mlx serve`
+
+{flags_table()}
+Ctrl-C or SIGTERM ends the server in order: nothing new is accepted, peers are told, running replies end.
+
+## Exit statuses
+
+{exit_codes()}"""
+
+
+def flags_table() -> str:
+    lines = ["| Flag | Type | Default | Meaning |", "|---|---|---|---|"]
+    types = typing.get_type_hints(Settings)
+    for each in dataclasses.fields(Settings):
+        flag = "--" + each.name.replace("_", "-")
+        kind = type_name(types[each.name])
+        default = "" if kind == "flag" or each.default is None else f"`{each.default}`"
+        lines.append(f"| `{flag}` | {kind} | {default} | {each.metadata['help']} |")
+    return "\n".join(lines) + "\n"
+
+
+def exit_codes() -> str:
+    lines = ["| Status | When |", "|---|---|", "| 0 | It did what it was asked to; also a server ended by Ctrl-C. |"]
+    kinds = sorted(errors.START_ERRORS.values(), key=lambda kind: kind.exit_code)
+    lines += [f"| {kind.exit_code} | {' '.join((kind.__doc__ or '').split())} |" for kind in kinds]
+    lines.append(f"| {INTERRUPTED} | Ctrl-C before the server was ready. |")
+    return "\n".join(lines) + "\n"
+
+
+def with_part(path: Path, name: str, text: str) -> str:
+    """The file with what stands between the two marks of `name` replaced."""
+    begin, end = BEGIN.format(name=name), END.format(name=name)
+    before, found, rest = path.read_text("utf-8").partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not (found and found_end):
+        sys.exit(f"✗ {path} has no place for the {name}\n→ put these lines in: {begin} and {end}")
+    return f"{before}{begin}\n{text}{end}{after}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

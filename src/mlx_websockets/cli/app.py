@@ -1,0 +1,188 @@
+"""`mlx`: which commands there are, how their help looks, and how a failure is told.
+
+A command is a module of this package, imported when it is chosen: what takes long to import
+(rich, uvicorn, and whatever is behind them) is never paid for by `mlx --help`. argparse does
+the parsing, since it costs a fraction of what the friendlier libraries cost to import.
+"""
+
+import argparse
+import difflib
+import importlib
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NoReturn, Protocol, cast
+
+from mlx_websockets.cli.console import Console
+from mlx_websockets.errors import StartError, UsageError
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
+DESCRIPTION = "Stream text, pictures and video frames to a vision-language model on this machine."
+
+EXAMPLES = """\
+mlx serve --model demo                 a small model that needs no hub
+mlx serve --host localhost             for this machine only
+mlx serve --port 8080 --auto-port      the next free port if 8080 is taken"""
+
+
+class CommandModule(Protocol):
+    """What the module of a command offers."""
+
+    def add_flags(self, parser: argparse.ArgumentParser) -> None:
+        """Add the command's flags to `parser`."""
+        ...
+
+    def run(self, arguments: argparse.Namespace) -> None:
+        """Do it; return when it is done.
+
+        Raises:
+            StartError: it can't be done; its `exit_code` becomes the exit status.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command's line in the help, and the module that does it."""
+
+    summary: str
+    module_name: str
+
+    def module(self) -> CommandModule:
+        return cast("CommandModule", importlib.import_module(self.module_name))
+
+
+COMMANDS = {
+    "serve": Command("Load a model and serve it, in this terminal.", "mlx_websockets.cli.serve"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `mlx` with these arguments (default: those of the process) and return its exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    wants_traceback = "--debug" in arguments
+    try:
+        return _told(lambda: _dispatch(arguments), wants_traceback)
+    except BrokenPipeError:  # `mlx --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _told(action: Callable[[], None], wants_traceback: bool) -> int:
+    """Do `action`; whatever goes wrong is told once, here, and becomes the exit status."""
+    errors = Console(sys.stderr)
+    try:
+        action()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        errors.info("Stopped before it was ready.")
+        return INTERRUPTED
+    except StartError as error:
+        if wants_traceback:
+            errors.traceback()
+        errors.problem(error.reason, error.hint)
+        return error.exit_code
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        if wants_traceback:
+            errors.traceback()
+        errors.problem(
+            f"This is a bug in mlx-websockets: {type(error).__name__}: {error}",
+            "Run it again with --debug for details.",
+        )
+        return StartError.exit_code
+    return 0
+
+
+def _dispatch(arguments: list[str]) -> None:
+    match arguments:
+        case [] | ["-h" | "--help", *_] | ["help"] | ["help", "-h" | "--help" | "help"]:
+            print_help()
+        case ["--version" | "-V", *_]:
+            _print_version()
+        case ["help", name, *_]:
+            parser_of(name).print_help()
+        case [name, *_] if name.startswith("-"):
+            raise UsageError(
+                f"mlx has no flag {name} of its own.", _suggestion(name, ["--help", "--version"], "mlx --help")
+            )
+        case [name, *rest]:
+            parser = parser_of(name)
+            COMMANDS[name].module().run(parser.parse_args(rest))
+
+
+def print_help() -> None:
+    """The overview: every command and what it is for."""
+    lines = [f"  {name:<10} {command.summary}" for name, command in sorted(COMMANDS.items())]
+    lines.append(f"  {'help':<10} Say what a command does and which flags it has.")
+    examples = textwrap.indent(EXAMPLES, "  ")
+    Console(sys.stdout).text(
+        f"Usage: mlx COMMAND [FLAGS]\n\n{DESCRIPTION}\n\nCommands:\n" + "\n".join(lines) + f"\n\nExamples:\n{examples}"
+        "\n\n`mlx help COMMAND` says more; `mlx --version` says which version this is."
+    )
+
+
+def parser_of(name: str) -> "Parser":
+    """The parser of a command, with all of its flags.
+
+    Raises:
+        UsageError: there is no such command; the hint has the closest one.
+    """
+    if name not in COMMANDS:
+        raise UsageError(f"There is no command {name!r}.", _suggestion(name, [*COMMANDS, "help"], "mlx help", "mlx "))
+    command = COMMANDS[name]
+    parser = Parser(
+        prog=f"mlx {name}",
+        usage=f"mlx {name} [FLAGS]",
+        description=command.summary,
+        allow_abbrev=False,
+        add_help=False,
+        formatter_class=_Formatter,
+    )
+    command.module().add_flags(parser)
+    parser.add_argument("--help", "-h", action="help", help="Print this and exit.")
+    return parser
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with a wrong flag told the way every other failure is."""
+
+    def parse_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def, override]
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self._refuse(unknown[0])
+        return found
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message.removeprefix('argument ')}.", f"{self.prog} --help")
+
+    def _refuse(self, argument: str) -> NoReturn:
+        if not argument.startswith("-"):
+            raise UsageError(
+                f"{self.prog} takes only flags, so {argument!r} makes no sense here.", f"{self.prog} --help"
+            )
+        flag = argument.partition("=")[0]
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        raise UsageError(f"{self.prog} has no flag {flag}.", _suggestion(flag, flags, f"{self.prog} --help"))
+
+
+class _Formatter(argparse.HelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28, width=min(shutil.get_terminal_size().columns, 110) - 2)
+
+
+def _suggestion(word: str, known: Iterable[str], otherwise: str, before: str = "") -> str:
+    closest = difflib.get_close_matches(word, known, n=1)
+    return f"Did you mean {before}{closest[0]}? `{otherwise}` lists what there is." if closest else otherwise
+
+
+def _print_version() -> None:
+    from mlx_websockets import __version__
+
+    Console(sys.stdout).text(f"mlx-websockets {__version__}")

@@ -1,0 +1,141 @@
+"""All that `mlx` prints: colour and moving bars on a terminal, plain lines everywhere else.
+
+Four marks: ✓ done, ✗ failed, ! take care, → what happens or what to do next. Nothing here
+decides anything, and nothing else prints.
+"""
+
+import io
+import os
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+STYLES = {"✓": "32", "✗": "31", "!": "33", "→": "36"}
+"""The colour of each mark, as a terminal's number for it."""
+
+# A name or a line that comes from a model's folder must not steer the terminal.
+_CONTROL_CODES = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+
+
+class Console:
+    """One output stream.
+
+    Attributes:
+        is_fancy: colours and moving bars are wanted: it is a terminal, and nobody set NO_COLOR.
+    """
+
+    def __init__(self, stream: TextIO, environment: Mapping[str, str] = os.environ) -> None:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that knows no ✓ shows a question mark
+        self._stream = stream
+        self.is_fancy = stream.isatty() and not environment.get("NO_COLOR") and environment.get("TERM") != "dumb"
+
+    def success(self, text: str) -> None:
+        self._marked("✓", text)
+
+    def failure(self, text: str) -> None:
+        self._marked("✗", text)
+
+    def warning(self, text: str) -> None:
+        self._marked("!", text)
+
+    def info(self, text: str) -> None:
+        self._marked("→", text)
+
+    def text(self, text: str) -> None:
+        """Lines without a mark."""
+        self._write(_harmless(text))
+
+    def problem(self, reason: str, hint: str) -> None:
+        """What went wrong and why, then what to run or to change next."""
+        self.failure(reason)
+        if hint:
+            self.info(hint)
+
+    def table(self, rows: Sequence[tuple[str, str]]) -> None:
+        """Names and values, in two columns, indented."""
+        width = max((len(name) for name, _ in rows), default=0) + 1
+        for name, value in rows:
+            self.text(f"  {name + ':':<{width}}  {value}")
+
+    def traceback(self) -> None:
+        """The traceback of the exception that is being handled."""
+        self._write(traceback.format_exc().rstrip())
+
+    def _marked(self, mark: str, text: str) -> None:
+        first, *more = _harmless(text).split("\n")
+        shown = f"\x1b[{STYLES[mark]}m{mark}\x1b[0m" if self.is_fancy else mark
+        self._write("\n".join([f"{shown} {first}", *(f"  {line}" for line in more)]))
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text + "\n")
+        self._stream.flush()
+
+
+class LoadingDisplay:
+    """How far loading is: a bar that moves on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._told: tuple[str, int] = ("", 0)
+
+    def show(self, stage: str, done: int, total: int, unit: str) -> None:
+        """Loading is at `done` of `total` (0 = not known) of this stage; `unit` is "bytes" or ""."""
+        stage = _harmless(stage)
+        if self._console.is_fancy:
+            self._move(stage, done, total, unit)
+        else:
+            self._tell(stage, done, total, unit)
+
+    def close(self) -> None:
+        """Take the bar off the screen. May be called again."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _move(self, stage: str, done: int, total: int, unit: str) -> None:
+        if self._bar is None:
+            self._bar = _moving_bar()
+            self._task = self._bar.add_task("", total=None, amount="")
+            self._bar.start()
+        assert self._task is not None
+        amount = f"{size(done)} of {size(total)}" if total and unit == "bytes" else ""
+        self._bar.update(self._task, description=stage, completed=done, total=total or None, amount=amount)
+
+    def _tell(self, stage: str, done: int, total: int, unit: str) -> None:
+        quarter = 4 * done // total if total else 0
+        if (stage, quarter) == self._told or (stage == self._told[0] and unit != "bytes"):
+            return
+        self._told = (stage, quarter)
+        amount = f": {size(done)} of {size(total)}" if total and unit == "bytes" else ""
+        self._console.info(f"{stage}{amount}")
+
+
+def size(count: int) -> str:
+    """A number of bytes for a person: `87 MB`, `2.61 GB`."""
+    if count >= 1_000_000_000:
+        return f"{count / 1e9:.2f} GB"
+    return f"{count / 1e6:.0f} MB" if count >= 1_000_000 else f"{count / 1e3:.0f} kB"
+
+
+def _moving_bar() -> "Progress":
+    from rich.console import Console as RichConsole
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+
+    columns = (
+        SpinnerColumn("line"),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(28),
+        TextColumn("{task.fields[amount]}", markup=False),
+    )
+    return Progress(*columns, console=RichConsole(file=sys.stdout), transient=True)
+
+
+def _harmless(text: str) -> str:
+    return text.translate(_CONTROL_CODES)

@@ -1,0 +1,140 @@
+"""The real `mlx`, as a program of its own."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+
+import pytest
+
+from mlx_websockets.cli.app import COMMANDS
+from mlx_websockets.settings import Settings
+
+
+def mlx(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "mlx_websockets", *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=60, env={**os.environ, "COLUMNS": "100", **environment}
+    )
+
+
+# --- help and version -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [(), ("help",), ("--help",), ("-h",), ("help", "--help")])
+def test_help_is_there_whichever_way_one_asks_and_names_every_command(arguments):
+    told = mlx(*arguments)
+
+    assert told.returncode == 0
+    assert told.stdout.startswith("Usage: mlx COMMAND")
+    assert all(f"  {name} " in told.stdout for name in COMMANDS)
+    assert told.stderr == ""
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_commands_help_is_the_same_with_help_before_or_after(name):
+    before, after = mlx("help", name), mlx(name, "--help")
+
+    assert (before.returncode, before.stderr) == (0, "")
+    assert before.stdout == after.stdout
+    assert COMMANDS[name].summary in before.stdout
+
+
+def test_serve_has_a_flag_for_each_setting_and_no_other():
+    told = mlx("serve", "--help").stdout
+
+    flags = {word for line in told.splitlines() for word in line.split()[:1] if word.startswith("--")}
+
+    assert {"--" + each.name.replace("_", "-") for each in dataclasses.fields(Settings)} | {"--help,"} == flags
+
+
+def test_the_help_of_serve_says_each_default():
+    told = " ".join(mlx("serve", "--help").stdout.split())
+
+    for each in dataclasses.fields(Settings):
+        if each.default not in (None, False):
+            assert f"Default: {each.default}." in told
+
+
+def test_the_version_is_the_installed_packages():
+    from importlib.metadata import version
+
+    told = mlx("--version")
+
+    assert (0, f"mlx-websockets {version('mlx-websockets')}\n") == (told.returncode, told.stdout)
+
+
+def test_help_into_a_closed_pipe_ends_without_a_traceback():
+    reader, writer = os.pipe()
+    os.close(reader)
+
+    told = subprocess.run(
+        [sys.executable, "-m", "mlx_websockets"], stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60
+    )
+    os.close(writer)
+
+    assert told.stderr == ""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["help", "serve"], ["serve", "--port", "none"]])
+def test_nothing_heavy_is_imported_before_a_command_really_starts(arguments):
+    heavy = ["mlx", "mlx_vlm", "transformers", "uvicorn", "starlette", "PIL", "huggingface_hub", "pydantic", "rich",
+             "msgspec", "asyncio", "typer", "numpy"]  # fmt: skip
+    program = (
+        "import sys\nfrom mlx_websockets.cli import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
+        f"print('loaded:', [name for name in {heavy} if name in sys.modules])"
+    )
+
+    told = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=60)
+
+    assert told.stdout.splitlines()[-1] == "loaded: []"
+
+
+# --- mistakes -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason", "hint"),
+    [
+        (("serv",), "There is no command 'serv'.", "Did you mean mlx serve?"),
+        (("help", "srve"), "There is no command 'srve'.", "Did you mean mlx serve?"),
+        (("xyzzy",), "There is no command 'xyzzy'.", "mlx help"),
+        (("--versio",), "mlx has no flag --versio of its own.", "Did you mean --version?"),
+        (("serve", "--prot", "1"), "mlx serve has no flag --prot.", "Did you mean --port?"),
+        (("serve", "--modle=demo"), "mlx serve has no flag --modle.", "Did you mean --model?"),
+        (("serve", "demo"), "'demo' makes no sense here.", "mlx serve --help"),
+        (("serve", "--port"), "--port: expected one argument.", "mlx serve --help"),
+        (("serve", "--port", "many"), "--port: 'many' is not a whole number.", "mlx serve --help"),
+        (("serve", "--port", "70000"), "--port must be between 0 and 65535, got 70000.", "--port 8765"),
+        (("serve", "--temperature", "warm"), "--temperature: 'warm' is not a number.", "mlx serve --help"),
+        (("serve", "--temperature", "nan"), "--temperature must be between 0 and 2, got nan.", "--temperature 0.7"),
+        (("serve", "--max-tokens", "0"), "--max-tokens must be between 1 and 1000000, got 0.", "--max-tokens"),
+        (("serve", "--seed", "-1"), "--seed must be between", "--seed"),
+        (("serve", "--model", " "), "--model is empty.", "--model demo"),
+        (("serve", "--tokenizer-config", "nowhere.json"), "there is no file nowhere.json.", "existing file"),
+    ],
+)
+def test_a_mistake_ends_with_status_2_what_is_wrong_and_what_to_do_next(arguments, reason, hint):
+    told = mlx(*arguments)
+
+    assert (told.returncode, told.stdout) == (2, "")
+    assert told.stderr.startswith("✗ ")
+    assert reason in told.stderr
+    assert hint in told.stderr.partition("→ ")[2]
+    assert "Traceback" not in told.stderr
+
+
+def test_with_debug_a_mistake_also_has_its_traceback():
+    told = mlx("serve", "--port", "many", "--debug")
+
+    assert told.returncode == 2
+    assert "Traceback" in told.stderr
+    assert "✗ --port: 'many' is not a whole number." in told.stderr
+
+
+def test_a_terminal_that_knows_no_marks_gets_the_words():
+    told = mlx("serv", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+
+    assert told.returncode == 2
+    assert "? There is no command 'serv'." in told.stderr
