@@ -1,13 +1,49 @@
-"""The supported stand-in for the engine, for tests of anything above it.
+"""The supported stand-ins, for tests of anything above the engine.
 
 `ScriptedEngine` meets the same protocol as `engine.client.Engine`. Nothing happens in it by
-itself: a test says when it is ready and what each request gets.
+itself: a test says when it is ready and what each request gets. `Talk` is a connection
+without a socket. `play` replays a dialogue that is kept as text:
+
+    # what the dialogue shows
+    = version 2                      how the talk is set up; the test gives it a meaning
+    > {"type": "text_input", …}      the peer sends text, as it stands
+    >> {"type": "video_frame", …}    the peer sends a binary message: this header, a small picture
+    ~ says "Once" " upon"            what happens to the oldest running request, see `ENGINE_VERBS`
+    ~ #2 says "Hello"                the same for the second request that reached the engine
+    ~ 61 seconds pass                see `SERVER_VERBS` for what else happens on the server
+    < {"type": "token", …}           the peer is told this; "*" stands for any value
+
+Every message to the peer has its line, in this order; more is a mismatch, as is less.
 """
 
-from collections.abc import Callable
+import base64
+import binascii
+import itertools
+import json
+import shlex
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
-from mlx_websockets.generation import Delta, Failed, Finished, GenerationRequest, Started, Update, Usage
+from mlx_websockets.errors import InvalidImage
+from mlx_websockets.events import EncodedImage, GoAway, Hello, ServerEvent, StatusReport
+from mlx_websockets.generation import (
+    ChatMessage,
+    Delta,
+    Failed,
+    Finished,
+    GenerationRequest,
+    Image,
+    Started,
+    Timings,
+    Update,
+    Usage,
+)
+from mlx_websockets.protocols.native_schema import encode_binary_media
+from mlx_websockets.protocols.wire import WireProtocol
+from mlx_websockets.sampling import Sampling
+from mlx_websockets.sessions.session import Action, Cancel, ReportStatus, Send, Session, Submit
 
 Listener = Callable[[Update], None]
 
@@ -18,6 +54,7 @@ class ScriptedEngine:
     Attributes:
         requests: every request submitted, by id.
         cancelled: the ids that were given up, in order.
+        said: how many deltas each request has got, by id; those that started have an entry.
         script: if set, called for each request on submission; what it returns is said at once.
     """
 
@@ -30,6 +67,7 @@ class ScriptedEngine:
         self.script = script
         self.requests: dict[int, GenerationRequest] = {}
         self.cancelled: list[int] = []
+        self.said: dict[int, int] = {}
         self._listeners: dict[int, Listener] = {}
         self._state_listeners: list[Callable[[], None]] = []
         self._ready = True
@@ -59,11 +97,17 @@ class ScriptedEngine:
 
     def say(self, update: Update) -> None:
         """Deliver one update; of a request that was cancelled nothing arrives."""
+        self.said[update.id] = self.said.get(update.id, 0) + isinstance(update, Delta)
         listener = self._listeners.get(update.id)
         if isinstance(update, Finished | Failed):
             self._listeners.pop(update.id, None)
         if listener is not None:
             listener(update)
+
+    @property
+    def running(self) -> list[GenerationRequest]:
+        """The requests that have not ended, oldest first."""
+        return [self.requests[id] for id in self._listeners]
 
     def reply(self, request_id: int, *deltas: str, reason: str = "stop") -> None:
         """A whole reply in one go."""
@@ -94,3 +138,282 @@ def whole_reply(request_id: int, *deltas: str, reason: str = "stop") -> list[Upd
     """The updates of a reply that says `deltas` and ends."""
     usage = Usage(input_tokens=1, output_tokens=len(deltas))
     return [Started(request_id), *(Delta(request_id, text) for text in deltas), Finished(request_id, reason, usage)]  # type: ignore[arg-type]
+
+
+# --- a connection without a socket ------------------------------------------------------
+
+START_OF_TIME = 1_750_000_000.0
+"""What a `Talk` takes for the time of day when its clock shows 0."""
+
+SMALL_GIF = base64.b64decode("R0lGODdhAQABAIAAAP///////ywAAAAAAQABAAACAkQBADs=")
+"""A white picture of one pixel."""
+
+
+def a_pixel(image: EncodedImage) -> Image:
+    """Stands for opening a picture: whatever is base64 is a white pixel.
+
+    Raises:
+        InvalidImage: it is text and not base64.
+    """
+    if isinstance(image.data, str):
+        try:
+            base64.b64decode(image.data.rpartition(",")[2], validate=True)
+        except (binascii.Error, ValueError):
+            raise InvalidImage("Not a base64 image", image.path) from None
+    return Image(1, 1, b"\xff\xff\xff")
+
+
+class Talk:
+    """One peer's protocol and session with an engine, and a clock that only a test moves.
+
+    Args:
+        protocol: the dialect of the peer.
+        engine: what answers; may be shared by several talks.
+        numbers: where turn numbers come from; share it where the engine is shared.
+        stats: what a request for the status is told.
+        open_image: opens a picture, or raises `InvalidImage`.
+
+    Attributes:
+        sent: the messages to the peer that nobody has taken yet, oldest first.
+        now: seconds; set it or `advance` it.
+    """
+
+    def __init__(
+        self,
+        protocol: WireProtocol,
+        engine: ScriptedEngine | None = None,
+        *,
+        sampling: Sampling = Sampling(),
+        max_waiting: int = 10,
+        numbers: Iterator[int] | None = None,
+        stats: dict[str, Any] | None = None,
+        open_image: Callable[[EncodedImage], Image] = a_pixel,
+    ) -> None:
+        self.engine = engine or ScriptedEngine()
+        self.sent: deque[str | bytes] = deque()
+        self.now = 0.0
+        self._protocol = protocol
+        self._stats = stats or {}
+        self._open_image = open_image
+        self.session = Session(
+            sampling, numbers or itertools.count(1), max_waiting=max_waiting, clock_offset=START_OF_TIME
+        )
+        self.engine.on_state_change(self._start_turns)
+
+    def receive(self, message: str | bytes) -> None:
+        """The peer sends `message`."""
+        for event in self._protocol.parse(message):
+            self._perform(self.session.receive(event, self.now))
+        self._start_turns()
+
+    def tell(self, event: ServerEvent) -> None:
+        """The server tells the peer something of its own."""
+        self.sent.extend(self._protocol.render(event, START_OF_TIME + self.now))
+
+    def advance(self, seconds: float) -> None:
+        """Time passes, and the turns that have run too long end."""
+        self.now += seconds
+        self._perform(self.session.tick(self.now))
+        self._start_turns()
+
+    def close(self, *, code: str = "", reason: str = "") -> None:
+        """End everything, see `Session.close`."""
+        self._perform(self.session.close(self.now, code=code, reason=reason))
+
+    def _perform(self, actions: list[Action]) -> None:
+        for action in actions:
+            match action:
+                case Send(event):
+                    self.tell(event)
+                case Submit():
+                    self._submit(action)
+                case Cancel(turn):
+                    self.engine.cancel(turn)
+                case ReportStatus(id):
+                    self.tell(StatusReport(self._stats, id))
+
+    def _submit(self, draft: Submit) -> None:
+        try:
+            messages = tuple(
+                ChatMessage(each.role, each.text, tuple(self._open_image(image) for image in each.images))  # type: ignore[arg-type]
+                for each in draft.messages
+            )
+        except InvalidImage as error:
+            self._perform(self.session.pictures_failed(draft.turn, error))
+            return
+        request = GenerationRequest(id=draft.turn, messages=messages, choice=draft.choice, droppable=draft.droppable)
+        self.engine.submit(request, self._update)
+
+    def _update(self, update: Update) -> None:
+        self._perform(self.session.update(update, self.now, self.engine.model_id))
+        self._start_turns()
+
+    def _start_turns(self) -> None:
+        while self.engine.is_ready and self.session.running < self.engine.rows and self.session.wants_to_start:
+            self._perform(self.session.start_next(self.now))
+
+
+# --- dialogues kept as text -------------------------------------------------------------
+
+
+class TranscriptMismatch(AssertionError):
+    """A dialogue did not go as its transcript says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One line of a transcript: what its mark says of its text."""
+
+    line: int
+    mark: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transcript:
+    """A dialogue.
+
+    Attributes:
+        title: its first comment.
+        setup: the words after `=`, by the first of them.
+        steps: the rest, in order.
+    """
+
+    title: str
+    setup: dict[str, str] = field(default_factory=dict)
+    steps: tuple[Step, ...] = ()
+
+
+def read_transcript(text: str) -> Transcript:
+    """The dialogue in `text`.
+
+    Raises:
+        ValueError: a line begins with none of the marks.
+    """
+    title, setup, steps = "", {}, []
+    for number, line in enumerate(text.splitlines(), start=1):
+        mark, _, rest = line.partition(" ")
+        if mark == "#":
+            title = title or rest
+        elif mark == "=":
+            name, _, value = rest.partition(" ")
+            setup[name] = value.strip()
+        elif mark in (">", ">>", "<", "~"):
+            steps.append(Step(number, mark, rest))
+        elif line.strip():
+            raise ValueError(f"Line {number} begins with none of the marks # = > >> < ~: {line}")
+    return Transcript(title=title, setup=setup, steps=tuple(steps))
+
+
+def play(transcript: Transcript, talk: Talk) -> None:
+    """Replay a dialogue.
+
+    Raises:
+        TranscriptMismatch: something was said that it does not have, or the reverse.
+    """
+    for step in transcript.steps:
+        if step.mark == "<":
+            _expect(step, talk.sent)
+            continue
+        _expect_silence(talk.sent, f"before line {step.line}")
+        if step.mark == ">":
+            talk.receive(step.text)
+        elif step.mark == ">>":
+            talk.receive(encode_binary_media(json.loads(step.text), SMALL_GIF))
+        else:
+            _happen(step, talk)
+    _expect_silence(talk.sent, "at the end")
+
+
+def _expect(step: Step, sent: deque[str | bytes]) -> None:
+    if not sent:
+        raise TranscriptMismatch(f"Line {step.line}: nothing was said, expected {step.text}")
+    said = sent.popleft()
+    if not _matches(json.loads(step.text), json.loads(said)):
+        raise TranscriptMismatch(f"Line {step.line}:\n  expected {step.text}\n  got      {said!s}")
+
+
+def _expect_silence(sent: deque[str | bytes], where: str) -> None:
+    if sent:
+        raise TranscriptMismatch(f"Said {where}, with no line for it: {sent[0]!s}")
+
+
+def _matches(expected: object, got: object) -> bool:
+    """Equal, but for the places where `expected` has "*"."""
+    if expected == "*":
+        return True
+    if isinstance(expected, dict) and isinstance(got, dict):
+        return expected.keys() == got.keys() and all(_matches(expected[key], got[key]) for key in expected)
+    if isinstance(expected, list) and isinstance(got, list):
+        return len(expected) == len(got) and all(map(_matches, expected, got))
+    return expected == got and isinstance(expected, bool) == isinstance(got, bool)
+
+
+# --- what happens on the server's side of a dialogue ------------------------------------
+
+
+def _happen(step: Step, talk: Talk) -> None:
+    words = shlex.split(step.text)
+    if words[1:] == ["seconds", "pass"]:
+        talk.advance(float(words[0]))
+        return
+    number = int(words.pop(0)[1:]) if words[0].startswith("#") else None
+    verb, *rest = words
+    if verb in SERVER_VERBS:
+        SERVER_VERBS[verb](talk, *rest)
+    else:
+        request = talk.engine.running[0] if number is None else list(talk.engine.requests.values())[number - 1]
+        ENGINE_VERBS[verb](talk.engine, request, *rest)
+
+
+def _starts(engine: ScriptedEngine, request: GenerationRequest) -> None:
+    if request.id not in engine.said:
+        engine.say(Started(request.id))
+
+
+def _says(engine: ScriptedEngine, request: GenerationRequest, *deltas: str) -> None:
+    _starts(engine, request)
+    for delta in deltas:
+        engine.say(Delta(request.id, delta))
+
+
+def _finishes(engine: ScriptedEngine, request: GenerationRequest, reason: str) -> None:
+    _starts(engine, request)
+    pictures = sum(len(message.images) for message in request.messages)
+    usage = Usage(input_tokens=12 + 256 * pictures, image_tokens=256 * pictures, output_tokens=engine.said[request.id])
+    timings = Timings(
+        vision_ms=40.0 * pictures, prefill_ms=25.0, first_token_ms=30.0 + 40 * pictures, tokens_per_second=50.0
+    )
+    engine.say(Finished(request.id, reason, usage, timings))  # type: ignore[arg-type]
+
+
+def _fails(engine: ScriptedEngine, request: GenerationRequest, code: str, message: str) -> None:
+    engine.say(Failed(request.id, code, message))
+
+
+def _greets(talk: Talk) -> None:
+    talk.tell(
+        Hello(
+            server="0.0.0",
+            session="s-1",
+            model={"id": talk.engine.model_id, "vision": talk.engine.sees},
+            limits={"max_queue": 10},
+            features=("ids", "cancel"),
+        )
+    )
+
+
+ENGINE_VERBS: dict[str, Callable[..., None]] = {
+    "starts": _starts,  # implied by the next two
+    "says": _says,  # says "a delta" "another"
+    "finishes": _finishes,  # finishes stop, or length
+    "fails": _fails,  # fails some_code "A sentence."
+}
+
+SERVER_VERBS: dict[str, Callable[..., None]] = {
+    "greets": _greets,
+    "crashes": lambda talk: talk.engine.crash(),
+    "recovers": lambda talk: talk.engine.recover(),
+    "leaves": lambda talk, reason: talk.tell(GoAway(reason, 2000)),
+    "closes": lambda talk, code, reason: talk.close(code=code, reason=reason),
+}

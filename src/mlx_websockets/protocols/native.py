@@ -256,7 +256,7 @@ def _unknown_type(text: str | bytes) -> str:
     kind = str(_glimpse(text).type)[:MAX_NAME_LENGTH]
     close = difflib.get_close_matches(kind, wire.PEER_MESSAGE_TYPES, n=1)
     hint = f'Did you mean "{close[0]}"?' if close else f"Known are {', '.join(wire.PEER_MESSAGE_TYPES)}."
-    return f"There is no message type {json.dumps(kind[:40], ensure_ascii=False)}. {hint}"
+    return f"There is no message `type` {json.dumps(kind[:40], ensure_ascii=False)}. {hint}"
 
 
 KINDS = {
@@ -426,7 +426,7 @@ def _check_picture(image: EncodedImage) -> None:
     if size > MAX_IMAGE_BYTES:
         reason = f"A picture has at most {MAX_IMAGE_BYTES} bytes, this one has {size}."
         raise InvalidMessage(reason, image.path, "image_too_large")
-    if size == 0:
+    if not image.data:
         raise InvalidMessage("The picture is empty.", image.path, "missing_field")
 
 

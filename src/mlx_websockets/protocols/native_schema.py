@@ -38,8 +38,8 @@ SETTING_NAMES = {
 }
 """How the wire calls each field of `Sampling`. The mixture of cases is the seed's."""
 
-Number = Annotated[int, msgspec.Meta(ge=-(2**63), lt=2**63)] | float
-Name = Annotated[int, msgspec.Meta(ge=-(2**63), lt=2**63)] | str
+Number = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | float
+Name = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | str
 
 
 class Settings(Struct, frozen=True, kw_only=True, omit_defaults=True, rename=SETTING_NAMES):
