@@ -1,0 +1,790 @@
+"""What a session promises its peer, one promise a test."""
+
+import itertools
+
+import pytest
+
+from mlx_websockets.errors import InvalidImage
+from mlx_websockets.events import (
+    Ask,
+    ConfigUpdated,
+    Configure,
+    EncodedImage,
+    FrameDropped,
+    FrameInput,
+    Interrupt,
+    Ping,
+    Pong,
+    Problem,
+    ReplyDelta,
+    ReplyFinished,
+    ReplyStarted,
+    ServerEvent,
+    StatusRequest,
+    TurnLabel,
+    Unreadable,
+)
+from mlx_websockets.generation import Delta, Failed, Finished, Started, Timings, Usage
+from mlx_websockets.sampling import Sampling
+from mlx_websockets.sessions.session import (
+    MAX_RUNNING,
+    QUESTIONS_BEFORE_A_FRAME,
+    Action,
+    Cancel,
+    DraftMessage,
+    ReportStatus,
+    Send,
+    Session,
+    Submit,
+)
+
+PICTURE = EncodedImage("aGVsbG8=")
+
+
+def new_session(**options: float) -> Session:
+    return Session(Sampling(), itertools.count(1), **options)  # type: ignore[arg-type]
+
+
+def question(text: str = "Why?", **fields: object) -> Ask:
+    return Ask(text=text, **fields)  # type: ignore[arg-type]
+
+
+def picture(**fields: object) -> Ask:
+    return question("What is it?", images=(PICTURE,), **fields)
+
+
+def frame(source: str = "webcam", *, id: str | None = None, history: bool = False, **fields: object) -> FrameInput:
+    ask = Ask(text="What now?", images=(PICTURE,), source=source, id=id, history=history)
+    return FrameInput(ask=ask, **fields)  # type: ignore[arg-type]
+
+
+def told(actions: list[Action]) -> list[ServerEvent]:
+    return [action.event for action in actions if isinstance(action, Send)]
+
+
+def only_event(actions: list[Action]) -> ServerEvent:
+    (action,) = actions
+    assert isinstance(action, Send)
+    return action.event
+
+
+def started(session: Session, now: float = 0.0) -> Submit:
+    """The submission of the turn that the session starts next."""
+    (action,) = session.start_next(now)
+    assert isinstance(action, Submit)
+    return action
+
+
+def labels_in_order(session: Session) -> list[TurnLabel]:
+    """Run everything that waits, one turn after the other; whose turn it was each time."""
+    labels = []
+    while session.wants_to_start:
+        turn = started(session).turn
+        (ended,) = told(session.update(Finished(turn, "stop"), 0.0))
+        assert isinstance(ended, ReplyFinished)
+        labels.append(ended.turn)
+    return labels
+
+
+def say(session: Session, turn: int, *texts: str, now: float = 0.0) -> None:
+    session.update(Started(turn), now)
+    for text in texts:
+        session.update(Delta(turn, text), now)
+
+
+# --- a turn's life --------------------------------------------------------------------
+
+
+def test_a_question_waits_until_it_is_started_and_then_goes_to_the_engine() -> None:
+    session = new_session()
+
+    assert session.receive(question("Why?", context="A sky."), 0.0) == []
+    assert (session.waiting, session.running) == (1, 0)
+    submit = started(session)
+
+    assert (DraftMessage(role="user", text="A sky.\n\nWhy?"),) == submit.messages
+    assert (session.waiting, session.running) == (0, 1)
+
+
+def test_a_reply_is_told_from_start_to_end_with_its_label_and_gapless_numbers() -> None:
+    session = new_session()
+    session.receive(picture(id="a", source="album"), 0.0)
+    turn = started(session).turn
+
+    actions = [
+        *session.update(Started(turn), 0.0, "a-model"),
+        *session.update(Delta(turn, "A "), 0.0),
+        *session.update(Delta(turn, "cat"), 0.0),
+        *session.update(Finished(turn, "stop"), 0.0),
+    ]
+
+    label = TurnLabel(id="a", input_type="image", source="album")
+    start, first, second, end = told(actions)
+    assert ReplyStarted(label, "a-model", 0.0) == start
+    assert [ReplyDelta(label, "A ", 0), ReplyDelta(label, "cat", 1)] == [first, second]
+    assert isinstance(end, ReplyFinished)
+    assert (label, "A cat", "stop") == (end.turn, end.text, end.reason)
+
+
+def test_a_finished_reply_says_what_it_cost() -> None:
+    session = new_session()
+    session.receive(picture(), 10.0)
+    turn = started(session, 10.5).turn
+    session.pictures_opened(turn, 12.5)
+    session.update(Started(turn), 10.75)
+    usage, timings = Usage(input_tokens=7, output_tokens=2), Timings(prefill_ms=3.0)
+
+    end = only_event(session.update(Finished(turn, "length", usage, timings), 12.0))
+
+    assert isinstance(end, ReplyFinished)
+    assert (usage, timings) == (end.usage, end.timings)
+    assert (end.seconds, end.queue_ms, end.image_ms, end.frame_age_ms) == (1.25, 500.0, 12.5, None)
+
+
+def test_the_wait_counts_until_the_engine_had_room_so_that_opening_pictures_is_not_counted_twice() -> None:
+    session = new_session()
+    session.receive(picture(), 1.0)
+    turn = started(session, 3.0).turn
+
+    start = only_event(session.update(Started(turn), 9.0, "a-model"))
+
+    assert ReplyStarted(TurnLabel(input_type="image"), "a-model", 2000.0) == start
+
+
+def test_late_words_of_a_closed_turn_reach_nobody() -> None:
+    session = new_session()
+    session.receive(question(), 0.0)
+    turn = started(session).turn
+    session.update(Finished(turn, "stop"), 0.0)
+
+    for late in (Started(turn), Delta(turn, "more"), Finished(turn, "stop"), Failed(turn, "x", "x"), Delta(99, "who")):
+        assert session.update(late, 0.0) == []
+    session.pictures_opened(turn, 1.0)
+    assert session.pictures_failed(turn, InvalidImage("late")) == []
+
+
+def test_a_failure_ends_its_turn_alone_and_says_whether_to_ask_again() -> None:
+    session = new_session()
+    for id in ("a", "b"):
+        session.receive(question(id=id), 0.0)
+    first, second = started(session).turn, started(session).turn
+
+    problem = only_event(session.update(Failed(first, "engine_restarted", "It died.", True), 0.0))
+
+    assert Problem(message="It died.", code="engine_restarted", turn=TurnLabel(id="a"), retryable=True) == problem
+    assert told(session.update(Delta(second, "well"), 0.0))
+
+
+def test_nothing_starts_where_nothing_waits() -> None:
+    session = new_session()
+
+    assert not session.wants_to_start
+    assert session.start_next(0.0) == []
+
+
+def test_status_and_ping_are_answered_at_once() -> None:
+    session = new_session()
+
+    assert [ReportStatus("s")] == session.receive(StatusRequest("s"), 0.0)
+    assert [Send(Pong(5, "p"))] == session.receive(Ping(5, "p"), 0.0)
+
+
+# --- lanes ----------------------------------------------------------------------------
+
+
+def test_questions_without_ids_run_one_at_a_time_in_order() -> None:
+    session = new_session()
+    for source in ("first", "second", "third"):
+        session.receive(question(source=source), 0.0)
+
+    first = started(session).turn
+    assert not session.wants_to_start
+    session.update(Finished(first, "stop"), 0.0)
+
+    assert [label.source for label in labels_in_order(session)] == ["second", "third"]
+
+
+def test_questions_with_ids_run_side_by_side() -> None:
+    session = new_session()
+    for id in ("a", "b", "c"):
+        session.receive(question(id=id), 0.0)
+
+    assert len({started(session).turn for _ in range(3)}) == 3
+
+
+def test_a_question_with_an_id_overtakes_one_without_that_must_wait() -> None:
+    session = new_session()
+    session.receive(question(), 0.0)
+    started(session)
+    session.receive(question("waits"), 0.0)
+    session.receive(question("overtakes", id="a"), 0.0)
+
+    assert started(session).messages[-1].text == "overtakes"
+    assert not session.wants_to_start
+
+
+def test_no_more_turns_of_a_session_run_at_once_than_its_share() -> None:
+    session = new_session(max_waiting=100)
+    for number in range(MAX_RUNNING + 1):
+        session.receive(question(id=str(number)), 0.0)
+
+    for _ in range(MAX_RUNNING):
+        started(session)
+
+    assert not session.wants_to_start
+    assert session.start_next(0.0) == []
+    assert (session.waiting, session.running) == (1, MAX_RUNNING)
+
+
+@pytest.mark.parametrize("ids", [("a", "b"), (None, "b"), ("a", None)])
+def test_a_source_is_looked_at_once_at_a_time_with_ids_or_without(ids: tuple[str | None, str | None]) -> None:
+    session = new_session()
+    session.receive(frame(id=ids[0]), 0.0)
+    running = started(session).turn
+    session.receive(frame(id=ids[1]), 0.0)
+
+    assert not session.wants_to_start
+    session.update(Finished(running, "stop"), 0.0)
+    assert session.wants_to_start
+
+
+def test_two_sources_with_ids_are_looked_at_side_by_side() -> None:
+    session = new_session()
+    session.receive(frame("webcam", id="a"), 0.0)
+    session.receive(frame("screen", id="b"), 0.0)
+
+    started(session)
+    started(session)
+
+    assert session.running == 2
+
+
+# --- frames ---------------------------------------------------------------------------
+
+
+def test_a_newer_frame_supersedes_the_one_that_waits_but_not_the_one_that_runs() -> None:
+    session = new_session()
+    session.receive(frame(frame_id=1), 0.0)
+    running = started(session).turn
+    session.receive(frame(frame_id=2), 0.0)
+
+    dropped = only_event(session.receive(frame(frame_id=3), 0.0))
+
+    assert (
+        FrameDropped(TurnLabel(input_type="image", source="webcam", frame_id=2, is_frame=True), "superseded") == dropped
+    )
+    session.update(Finished(running, "stop"), 0.0)
+    assert [label.frame_id for label in labels_in_order(session)] == [3]
+
+
+def test_a_frame_does_not_supersede_that_of_another_source() -> None:
+    session = new_session()
+
+    assert session.receive(frame("webcam"), 0.0) == []
+    assert session.receive(frame("screen"), 0.0) == []
+    assert session.waiting == 2
+
+
+def test_frames_that_queue_are_all_looked_at_in_order() -> None:
+    session = new_session()
+    for number in (1, 2, 3):
+        assert session.receive(frame(frame_id=number, policy="queue"), 0.0) == []
+
+    assert [label.frame_id for label in labels_in_order(session)] == [1, 2, 3]
+
+
+def test_a_queued_frame_supersedes_an_older_one_that_may_be_but_is_never_superseded_itself() -> None:
+    session = new_session()
+    session.receive(frame(frame_id="may be", policy="latest"), 0.0)
+
+    dropped = only_event(session.receive(frame(frame_id="queued", policy="queue"), 0.0))
+    assert session.receive(frame(frame_id="newest", policy="latest"), 0.0) == []
+
+    assert isinstance(dropped, FrameDropped)
+    assert dropped.turn.frame_id == "may be"
+    assert [label.frame_id for label in labels_in_order(session)] == ["queued", "newest"]
+
+
+def test_a_source_keeps_its_place_in_line_when_its_frame_is_superseded() -> None:
+    session = new_session()
+    for source in ("webcam", "screen", "webcam"):
+        session.receive(frame(source), 0.0)
+
+    assert [label.source for label in labels_in_order(session)] == ["webcam", "screen"]
+
+
+def test_a_question_goes_before_the_frames_that_came_earlier() -> None:
+    session = new_session()
+    session.receive(frame(), 0.0)
+    session.receive(question(source="me"), 0.0)
+
+    assert [label.source for label in labels_in_order(session)] == ["me", "webcam"]
+
+
+def test_many_questions_do_not_starve_a_frame() -> None:
+    session = new_session()
+    session.receive(frame(), 0.0)
+    for _ in range(QUESTIONS_BEFORE_A_FRAME + 2):
+        session.receive(question(), 0.0)
+
+    order = [label.is_frame for label in labels_in_order(session)]
+
+    assert order == [False] * QUESTIONS_BEFORE_A_FRAME + [True, False, False]
+
+
+def test_questions_asked_while_no_frame_waits_are_not_held_against_the_next_ones() -> None:
+    session = new_session()
+    for _ in range(QUESTIONS_BEFORE_A_FRAME):
+        session.receive(question(), 0.0)
+    labels_in_order(session)
+    session.receive(frame(), 0.0)
+    session.receive(question(source="me"), 0.0)
+
+    assert [label.source for label in labels_in_order(session)] == ["me", "webcam"]
+
+
+def test_a_frame_that_cannot_be_opened_is_dropped() -> None:
+    session = new_session()
+    session.receive(frame(id="f", frame_id=7), 0.0)
+    turn = started(session).turn
+
+    dropped = only_event(session.pictures_failed(turn, InvalidImage("Truncated.", "$.frame")))
+
+    label = TurnLabel(id="f", input_type="image", source="webcam", frame_id=7, is_frame=True)
+    assert FrameDropped(label, "decode_error") == dropped
+    assert session.running == 0
+
+
+def test_a_question_whose_picture_cannot_be_opened_is_told_which_field_it_was() -> None:
+    session = new_session()
+    session.receive(picture(id="p"), 0.0)
+    turn = started(session).turn
+
+    problem = only_event(session.pictures_failed(turn, InvalidImage("Truncated.", "$.images[1]")))
+
+    label = TurnLabel(id="p", input_type="image")
+    assert Problem(message="Truncated.", code="invalid_image", turn=label, path="$.images[1]") == problem
+
+
+@pytest.mark.parametrize(
+    ("ts", "age_ms"),
+    [
+        (None, 3000.0),  # not said: since it arrived
+        (1009.0, 4000.0),
+        (1010.5, 3000.0),  # from the future
+        (1.0, 3000.0),  # older than any network is slow
+        (float("nan"), 3000.0),
+        (float("inf"), 3000.0),
+    ],
+)
+def test_a_frames_age_is_from_its_capture_where_that_makes_sense_else_from_its_arrival(
+    ts: float | None, age_ms: float
+) -> None:
+    session = new_session(clock_offset=1000.0)
+    session.receive(frame(captured_at=ts), 10.0)
+    turn = started(session, 11.0).turn
+
+    end = only_event(session.update(Finished(turn, "stop"), 13.0))
+
+    assert isinstance(end, ReplyFinished)
+    assert age_ms == end.frame_age_ms
+
+
+# --- room -----------------------------------------------------------------------------
+
+
+def test_past_ten_waiting_inputs_a_question_is_refused_and_a_frame_dropped() -> None:
+    session = new_session()
+    session.receive(question(), 0.0)
+    started(session)  # a running one takes no place
+    for _ in range(10):
+        assert session.receive(question(), 0.0) == []
+
+    refused = only_event(session.receive(question(id="late"), 0.0))
+    dropped = [only_event(session.receive(frame(policy=policy), 0.0)) for policy in ("latest", "queue")]
+
+    assert isinstance(refused, Problem)
+    assert ("queue_full", TurnLabel(id="late"), True) == (refused.code, refused.turn, refused.retryable)
+    label = TurnLabel(input_type="image", source="webcam", is_frame=True)
+    assert [FrameDropped(label, "processing_queue_full")] * 2 == dropped
+    assert session.waiting == 10
+
+
+@pytest.mark.parametrize("policy", ["latest", "queue"])
+def test_a_frame_needs_no_place_when_it_supersedes_one_that_has_a_place(policy: str) -> None:
+    session = new_session()
+    session.receive(frame(frame_id=1), 0.0)
+    for _ in range(9):
+        session.receive(question(), 0.0)
+
+    dropped = only_event(session.receive(frame(frame_id=2, policy=policy), 0.0))
+
+    assert isinstance(dropped, FrameDropped)
+    assert (dropped.turn.frame_id, dropped.reason) == (1, "superseded")
+    assert session.waiting == 10
+
+
+# --- ids ------------------------------------------------------------------------------
+
+
+def test_an_id_in_use_is_refused_without_naming_the_turn_that_has_it() -> None:
+    session = new_session()
+    session.receive(question(id="a"), 0.0)
+    started(session)
+
+    problems = [only_event(session.receive(again, 0.0)) for again in (question(id="a"), frame(id="a"))]
+
+    for problem in problems:
+        assert isinstance(problem, Problem)
+        assert ("duplicate_id", TurnLabel(), "$.id") == (problem.code, problem.turn, problem.path)
+    assert (session.waiting, session.running) == (0, 1)
+
+
+def test_an_id_is_free_again_when_its_turn_has_ended() -> None:
+    session = new_session()
+    session.receive(question(id="a"), 0.0)
+    session.update(Finished(started(session).turn, "stop"), 0.0)
+
+    assert session.receive(question(id="a"), 0.0) == []
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        Unreadable(reason="No.", id="a"),
+        Configure(changes={"top_k": -1}, names={}, sent={"topK": -1}, id="a"),
+    ],
+)
+def test_a_problem_beside_a_turn_never_carries_its_id(event: Unreadable | Configure) -> None:
+    session = new_session()
+
+    before = only_event(session.receive(event, 0.0))
+    session.receive(question(id="a"), 0.0)
+    during = only_event(session.receive(event, 0.0))
+
+    assert isinstance(before, Problem)
+    assert isinstance(during, Problem)
+    assert (TurnLabel(id="a"), TurnLabel()) == (before.turn, during.turn)
+
+
+def test_an_unreadable_message_is_explained_and_nothing_is_begun() -> None:
+    session = new_session()
+
+    problem = only_event(session.receive(Unreadable(reason="No.", code="bad", path="$.x", id="u"), 0.0))
+
+    assert Problem(message="No.", code="bad", path="$.x", turn=TurnLabel(id="u")) == problem
+    assert session.waiting == 0
+
+
+# --- settings -------------------------------------------------------------------------
+
+
+def test_new_settings_hold_from_the_next_request_on() -> None:
+    session = new_session()
+    session.receive(question(), 0.0)
+
+    updated = only_event(
+        session.receive(
+            Configure(changes={"max_tokens": 7}, names={"max_tokens": "maxOutputTokens"}, sent={"maxOutputTokens": 7}),
+            0.0,
+        )
+    )
+    session.receive(question(), 0.0)
+
+    assert ConfigUpdated({"maxOutputTokens": 7}, session.sampling) == updated
+    before = started(session)
+    session.update(Finished(before.turn, "stop"), 0.0)
+    assert (before.choice.max_tokens, started(session).choice.max_tokens) == (200, 7)
+
+
+def test_a_refused_change_names_the_field_as_the_peer_calls_it_and_changes_nothing() -> None:
+    session = new_session()
+    changes = {"temperature": 1.5, "top_k": -1}
+
+    problem = only_event(session.receive(Configure(changes=changes, names={"top_k": "topK"}, sent={}, id="c"), 0.0))
+
+    assert isinstance(problem, Problem)
+    assert ("invalid_config", "$.topK", TurnLabel(id="c")) == (problem.code, problem.path, problem.turn)
+    assert "`topK`" in problem.message
+    assert Sampling() == session.sampling
+
+
+def test_settings_of_one_request_are_its_own() -> None:
+    session = new_session()
+    session.receive(question(id="own", changes={"temperature": 0, "seed": 5}, stop=("END",)), 0.0)
+    session.receive(question(id="usual"), 0.0)
+
+    own, usual = started(session).choice, started(session).choice
+
+    assert (own.temperature, own.seed, own.stop) == (0.0, 5, ("END",))
+    assert (usual.temperature, usual.seed, usual.stop) == (0.7, None, ())
+
+
+@pytest.mark.parametrize("make", [question, frame])
+def test_a_bad_setting_of_one_request_refuses_it_and_names_where_it_stands(make: object) -> None:
+    session = new_session()
+    bad = question(id="a", source="webcam", images=(PICTURE,), changes={"top_p": 2}, names={"top_p": "topP"})
+    event = bad if make is question else FrameInput(ask=bad)
+
+    problem = only_event(session.receive(event, 0.0))
+
+    assert isinstance(problem, Problem)
+    assert (problem.code, problem.path, problem.turn.id) == ("invalid_config", "$.config.topP", "a")
+    assert session.waiting == 0
+
+
+def test_pictures_get_the_length_of_pictures() -> None:
+    session = new_session()
+    session.receive(question(id="text"), 0.0)
+    session.receive(picture(id="picture"), 0.0)
+    session.receive(frame(id="frame"), 0.0)
+
+    assert [started(session).choice.max_tokens for _ in range(3)] == [200, 100, 100]
+
+
+# --- cancel ---------------------------------------------------------------------------
+
+
+def test_a_cancelled_turn_ends_with_what_was_said_and_ignores_late_words() -> None:
+    session = new_session()
+    session.receive(question(id="a"), 0.0)
+    turn = started(session).turn
+    say(session, turn, "Once")
+
+    cancel, send = session.receive(Interrupt(id="a"), 0.0)
+
+    assert Cancel(turn) == cancel
+    (end,) = told([send])
+    assert isinstance(end, ReplyFinished)
+    assert (end.text, end.reason) == ("Once", "cancelled")
+    assert session.update(Delta(turn, " upon a time"), 0.0) == []
+
+
+def test_a_waiting_turn_that_is_cancelled_never_reaches_the_engine() -> None:
+    session = new_session()
+    session.receive(question(id="a"), 0.0)
+
+    end = only_event(session.receive(Interrupt(id="a"), 2.0))
+
+    assert isinstance(end, ReplyFinished)
+    assert (end.text, end.reason, end.seconds, end.queue_ms) == ("", "cancelled", 0.0, 2000.0)
+    assert not session.wants_to_start
+
+
+def test_a_turn_whose_pictures_are_being_opened_can_be_cancelled() -> None:
+    session = new_session()
+    session.receive(picture(id="a"), 0.0)
+    turn = started(session).turn
+
+    actions = session.receive(Interrupt(id="a"), 0.0)
+
+    assert Cancel(turn) == actions[0]
+    assert len(told(actions)) == 1
+    assert session.pictures_failed(turn, InvalidImage("too late to matter")) == []
+
+
+def test_a_source_is_cancelled_whether_it_runs_waits_or_queues_and_others_go_on() -> None:
+    session = new_session()
+    session.receive(frame("webcam", id="runs"), 0.0)
+    turn = started(session).turn
+    session.receive(frame("webcam", id="queues", policy="queue"), 0.0)
+    session.receive(frame("webcam", id="waits"), 0.0)
+    session.receive(frame("screen", id="other"), 0.0)
+
+    actions = session.receive(Interrupt(source="webcam"), 0.0)
+
+    assert [Cancel(turn)] == [action for action in actions if isinstance(action, Cancel)]
+    assert [event.turn.id for event in told(actions) if isinstance(event, ReplyFinished)] == ["runs", "queues", "waits"]
+    assert [label.id for label in labels_in_order(session)] == ["other"]
+
+
+def test_without_id_or_source_everything_is_cancelled() -> None:
+    session = new_session()
+    session.receive(question(), 0.0)
+    turn = started(session).turn
+    for event in (question(), question(id="a"), frame()):
+        session.receive(event, 0.0)
+
+    actions = session.receive(Interrupt(), 0.0)
+
+    assert Cancel(turn) == actions[0]
+    assert len(told(actions)) == 4
+    assert (session.waiting, session.running) == (0, 0)
+
+
+@pytest.mark.parametrize("nothing", [Interrupt(), Interrupt(id="a"), Interrupt(source="webcam")])
+def test_to_cancel_nothing_is_a_problem_that_ends_nothing(nothing: Interrupt) -> None:
+    session = new_session()
+
+    problem = only_event(session.receive(nothing, 0.0))
+
+    assert isinstance(problem, Problem)
+    assert ("not_active", nothing.id) == (problem.code, problem.turn.id)
+
+
+def test_a_cancelled_turn_makes_way_for_the_next_of_its_lane() -> None:
+    session = new_session()
+    session.receive(question(source="first"), 0.0)
+    started(session)
+    session.receive(question(source="second"), 0.0)
+
+    session.receive(Interrupt(source="first"), 0.0)
+
+    assert session.wants_to_start
+
+
+# --- time -----------------------------------------------------------------------------
+
+
+def test_a_reply_that_takes_too_long_ends_with_what_it_has() -> None:
+    session = new_session(reply_seconds=60.0)
+    session.receive(question(), 0.0)
+    turn = started(session, 5.0).turn
+    say(session, turn, "Well", now=6.0)
+
+    assert session.next_deadline == 65.0
+    assert session.tick(64.9) == []
+    cancel, send = session.tick(65.0)
+
+    assert Cancel(turn) == cancel
+    (end,) = told([send])
+    assert isinstance(end, ReplyFinished)
+    assert (end.text, end.reason) == ("Well", "timeout")
+    assert (session.next_deadline, session.tick(1000.0)) == (None, [])
+
+
+def test_the_next_deadline_is_the_earliest_and_waiting_turns_have_none() -> None:
+    session = new_session(reply_seconds=60.0)
+    for id in ("a", "b", "c"):
+        session.receive(question(id=id), 0.0)
+    assert session.next_deadline is None
+
+    first = started(session, 1.0).turn
+    started(session, 2.0)
+    assert session.next_deadline == 61.0
+
+    session.update(Finished(first, "stop"), 3.0)
+    assert session.next_deadline == 62.0
+
+
+# --- the end --------------------------------------------------------------------------
+
+
+def test_closing_with_a_reason_tells_every_turn_of_it_and_frees_the_engine() -> None:
+    session = new_session()
+    for event in (question(id="runs"), question(id="waits"), frame(id="frame")):
+        session.receive(event, 0.0)
+    turn = started(session).turn
+
+    actions = session.close(0.0, code="shutting_down", reason="The server stops.")
+
+    assert [Cancel(turn)] == [action for action in actions if isinstance(action, Cancel)]
+    problems = [event for event in told(actions) if isinstance(event, Problem)]
+    assert [problem.turn.id for problem in problems] == ["runs", "waits", "frame"]
+    assert {("shutting_down", "The server stops.", True)} == {
+        (problem.code, problem.message, problem.retryable) for problem in problems
+    }
+    assert (session.waiting, session.running, session.wants_to_start, session.next_deadline) == (0, 0, False, None)
+
+
+def test_closing_for_a_peer_that_is_gone_only_frees_the_engine() -> None:
+    session = new_session()
+    session.receive(question(), 0.0)
+    turn = started(session).turn
+    session.receive(question(), 0.0)
+
+    assert [Cancel(turn)] == session.close(0.0)
+    assert session.close(0.0) == []
+
+
+# --- history --------------------------------------------------------------------------
+
+
+def heard(session: Session, text: str, reply: str, **fields: object) -> Submit:
+    """Ask `text` in the conversation and let the model reply."""
+    session.receive(question(text, history=True, **fields), 0.0)
+    submit = started(session)
+    say(session, submit.turn, reply)
+    session.update(Finished(submit.turn, "stop"), 0.0)
+    return submit
+
+
+def test_a_conversation_is_remembered_and_what_may_be_left_out_is_counted() -> None:
+    session = new_session()
+    heard(session, "I am Ada.", "Hello Ada.", context="Names")
+    submit = heard(session, "Who am I?", "Ada.", system="Be brief.")
+
+    assert [(message.role, message.text) for message in submit.messages] == [
+        ("system", "Be brief."),
+        ("user", "Names\n\nI am Ada."),
+        ("assistant", "Hello Ada."),
+        ("user", "Who am I?"),
+    ]
+    assert submit.droppable == 2
+
+
+def test_a_question_outside_the_conversation_neither_sees_it_nor_is_kept() -> None:
+    session = new_session()
+    heard(session, "I am Ada.", "Hello Ada.")
+    session.receive(question("Who am I?"), 0.0)
+    outside = started(session)
+    say(session, outside.turn, "No idea.")
+    session.update(Finished(outside.turn, "stop"), 0.0)
+
+    inside = heard(session, "And now?", "Ada.")
+
+    assert (len(outside.messages), outside.droppable) == (1, 0)
+    assert [message.text for message in inside.messages] == ["I am Ada.", "Hello Ada.", "And now?"]
+
+
+def test_turns_of_a_conversation_wait_for_each_other_whatever_their_ids() -> None:
+    session = new_session()
+    session.receive(question("I am Ada.", id="a", history=True), 0.0)
+    session.receive(question("Who am I?", id="b", history=True), 0.0)
+    session.receive(question("Aside", id="c"), 0.0)
+
+    first = started(session)
+    assert started(session).messages[-1].text == "Aside"
+    assert not session.wants_to_start
+    say(session, first.turn, "Hello Ada.")
+    session.update(Finished(first.turn, "stop"), 0.0)
+
+    assert len(started(session).messages) == 3
+
+
+@pytest.mark.parametrize("how", ["cancel", "timeout"])
+def test_a_reply_cut_short_is_remembered_as_far_as_it_was_said(how: str) -> None:
+    session = new_session()
+    session.receive(question("Tell me a story", history=True), 0.0)
+    turn = started(session).turn
+    say(session, turn, "Once upon")
+    session.receive(Interrupt(), 0.0) if how == "cancel" else session.tick(60.0)
+
+    submit = heard(session, "Go on", "a time")
+
+    assert [message.text for message in submit.messages] == ["Tell me a story", "Once upon", "Go on"]
+
+
+def test_what_failed_or_was_never_said_is_not_remembered() -> None:
+    session = new_session()
+    session.receive(question("fails", history=True), 0.0)
+    turn = started(session).turn
+    say(session, turn, "Half a")
+    session.update(Failed(turn, "x", "x"), 0.0)
+    session.receive(question("silent", history=True), 0.0)
+    session.update(Finished(started(session).turn, "stop"), 0.0)
+    session.receive(question("cancelled while waiting", history=True), 0.0)
+    session.receive(Interrupt(), 0.0)
+
+    assert len(heard(session, "Anything?", "No.").messages) == 1
+
+
+def test_remembered_pictures_leave_room_for_the_new_ones() -> None:
+    session = new_session()
+    heard(session, "Six", "I see.", images=(PICTURE,) * 6)
+
+    with_room = heard(session, "Two more", "I see.", images=(PICTURE,) * 2)
+    without_room = heard(session, "Seven more", "I see.", images=(PICTURE,) * 7)
+
+    assert [len(message.images) for message in with_room.messages] == [6, 0, 2]
+    assert [len(message.images) for message in without_room.messages] == [0, 0, 0, 0, 7]
