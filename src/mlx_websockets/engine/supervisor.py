@@ -13,7 +13,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NoReturn
 
 from mlx_websockets.engine.channel import ChannelBroken, ChannelClosed
 from mlx_websockets.engine.launch import WORKER_COMMAND, Blas, WorkerProcess
@@ -141,7 +141,7 @@ class Supervisor:
                 raise end
             self.restarts += 1
             delay = self._pace.died(clock())
-            logger.warning("the engine is restarted in %.1f s: %s", delay, end.reason)
+            logger.warning("the engine restarts in %.1f s: %s", delay, end.reason)
             self._become("failed" if self._pace.is_hopeless else "restarting")
             await asyncio.sleep(delay)
 
@@ -154,18 +154,7 @@ class Supervisor:
             return StartError(f"The model's process can't be started: {error}.", "Check `ulimit -u` and `ulimit -n`.")
         self._worker = worker
         try:
-            worker.channel.send(Load(self._spec))
-            await self._listen(worker, first_ready)
-        except _CouldNotLoad as refusal:
-            end = refusal.error
-        except _Hung as hung:
-            worker.kill()
-            end = StartError(f"The model's process {hung}.", "Run again with --debug to see what it does.")
-        except ChannelBroken as broken:
-            worker.kill()
-            end = StartError(f"The model's process can't be talked to: {broken}")
-        except ChannelClosed:
-            end = None  # how it ended is known when it has been reaped
+            end = await self._ended(worker, first_ready)
         finally:
             self._worker = None
             if self.state == "ready":
@@ -173,7 +162,23 @@ class Supervisor:
             await worker.end(self._deadlines.stop_step)
         return end or _death(worker, quote=not first_ready.done())
 
-    async def _listen(self, worker: WorkerProcess, first_ready: "asyncio.Future[None]") -> None:
+    async def _ended(self, worker: WorkerProcess, first_ready: "asyncio.Future[None]") -> StartError | None:
+        """Why listening to it ended; None: it left, how is known when it has been reaped."""
+        try:
+            worker.channel.send(Load(self._spec))
+            await self._listen(worker, first_ready)
+        except _CouldNotLoad as refusal:
+            return refusal.error
+        except _Hung as hung:
+            worker.kill()
+            return StartError(f"The model's process {hung}.", "Run again with --debug to see what it does.")
+        except ChannelBroken as broken:
+            worker.kill()
+            return StartError(f"The model's process can't be talked to: {broken}")
+        except ChannelClosed:
+            return None
+
+    async def _listen(self, worker: WorkerProcess, first_ready: "asyncio.Future[None]") -> NoReturn:
         patience = Patience(self._deadlines, worker.cpu_seconds)
         while True:
             try:
