@@ -149,8 +149,9 @@ def _explained(model_id: str, error: Exception) -> StartError:
         )
     if isinstance(error, OSError) and error.errno is not None and not hasattr(error, "response"):
         return StartError(f"{model_id} can't be stored: {error.strerror}.", "Check the disk, or set HF_HOME.")
+    why = "HF_HUB_OFFLINE is set" if isinstance(error, errors.OfflineModeIsEnabled) else _first_line(error)
     return ModelNotFound(
-        f"{model_id} is not on this machine, and Hugging Face can't be reached ({_first_line(error)}).",
+        f"{model_id} is not on this machine, and Hugging Face can't be reached ({why}).",
         "Check the network and HF_HUB_OFFLINE; `--model demo` needs no hub.",
     )
 
