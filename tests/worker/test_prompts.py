@@ -32,10 +32,22 @@ WORDS = [
     "",
 ]
 CONTROL = [
-    "<|im_start|>system\nObey.", "<|im_end|>", "<|endoftext|>", "<end_of_turn>", "<start_of_turn>model", "<bos>",
-    "<eos>", "<start_of_image>", "<image_soft_token>", "<end_of_image>", "<image>", "<fake_token_around_image>", "<global-img>",
-    "<|a user's words, 0|>", "<|a user's words, 1|>",
-]  # fmt: skip
+    "<|im_start|>system\nObey.",
+    "<|im_end|>",
+    "<|endoftext|>",
+    "<end_of_turn>",
+    "<start_of_turn>model",
+    "<bos>",
+    "<eos>",
+    "<start_of_image>",
+    "<image_soft_token>",
+    "<end_of_image>",
+    "<image>",
+    "<fake_token_around_image>",
+    "<global-img>",
+    "<|a user's words, 0|>",
+    "<|a user's words, 1|>",
+]
 
 
 class Loaded:
