@@ -73,7 +73,8 @@ def flags_table() -> str:
 
 def exit_codes() -> str:
     lines = ["| Status | When |", "|---|---|", "| 0 | It did what it was asked to; also a server ended by Ctrl-C. |"]
-    kinds = sorted(errors.START_ERRORS.values(), key=lambda kind: kind.exit_code)
+    lines.append(f"| {errors.StartError.exit_code} | Anything that has no status of its own, a bug included. |")
+    kinds = sorted(set(errors.START_ERRORS.values()) - {errors.StartError}, key=lambda kind: kind.exit_code)
     lines += [f"| {kind.exit_code} | {' '.join((kind.__doc__ or '').split())} |" for kind in kinds]
     lines.append(f"| {INTERRUPTED} | Ctrl-C before the server was ready. |")
     return "\n".join(lines) + "\n"

@@ -9,7 +9,7 @@ from mlx_websockets.settings import Settings
 
 
 def settings(*flags: str) -> Settings:
-    return settings_of(parser_of("serve").parse_args(list(flags)))
+    return settings_of(parser_of("serve").parse(list(flags)))
 
 
 def test_without_flags_the_settings_are_the_defaults():
@@ -47,7 +47,7 @@ def test_a_flag_is_never_guessed_from_its_beginning():
 
 
 def test_the_settings_need_nothing_but_the_flags():
-    arguments = parser_of("serve").parse_args([])
+    arguments = parser_of("serve").parse([])
 
     assert isinstance(arguments, argparse.Namespace)
     assert set(vars(arguments)) == set(Settings.__slots__)

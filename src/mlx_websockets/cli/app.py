@@ -114,7 +114,7 @@ def _dispatch(arguments: list[str]) -> None:
             )
         case [name, *rest]:
             parser = parser_of(name)
-            COMMANDS[name].module().run(parser.parse_args(rest))
+            COMMANDS[name].module().run(parser.parse(rest))
 
 
 def print_help() -> None:
@@ -153,8 +153,13 @@ def parser_of(name: str) -> "Parser":
 class Parser(argparse.ArgumentParser):
     """argparse, with a wrong flag told the way every other failure is."""
 
-    def parse_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def, override]
-        found, unknown = self.parse_known_args(args, namespace)
+    def parse(self, arguments: list[str]) -> argparse.Namespace:
+        """The flags' values.
+
+        Raises:
+            UsageError: something is unknown, missing or no value of its flag.
+        """
+        found, unknown = self.parse_known_args(arguments)
         if unknown:
             self._refuse(unknown[0])
         return found
