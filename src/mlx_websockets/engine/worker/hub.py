@@ -17,7 +17,8 @@ from mlx_websockets.engine.messages import Loading
 from mlx_websockets.engine.worker.checkpoints import check_folder
 from mlx_websockets.errors import ModelBroken, ModelNotFound, StartError
 
-MODEL_ID = re.compile(r"(?!.*(--|\.\.))(?:[A-Za-z0-9][\w.-]{0,95}/)?[A-Za-z0-9][\w.-]{0,94}[A-Za-z0-9_]", re.ASCII)
+_NAME = r"[A-Za-z0-9](?:[\w.-]{0,94}[A-Za-z0-9_])?"
+MODEL_ID = re.compile(rf"(?!.*(?:--|\.\.))(?:{_NAME}/)?{_NAME}", re.ASCII)
 
 WANTED = ["*.json", "*.jsonl", "*.safetensors", "*.model", "*.tiktoken", "*.txt", "*.jinja", "*.spm"]
 CODE = ["*.py"]
