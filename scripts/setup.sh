@@ -13,8 +13,11 @@ cd "$(dirname "$0")/.."
 
 VENV=${VENV:-${VIRTUAL_ENV:-.venv}}
 STAMP="$VENV/.mlx-websockets-setup" # the lock file that was installed, and a sum over it and pyproject.toml
-read -r installed_lock installed_sum 2>/dev/null < "$STAMP" || true
-EXTRA=${EXTRA:-$(expr "${installed_lock:-}" : 'requirements/linux-\(.*\)\.lock' || echo cpu)}
+installed_lock='' installed_sum=''
+if [ -f "$STAMP" ]; then read -r installed_lock installed_sum < "$STAMP"; fi
+remembered=${installed_lock#requirements/linux-}
+EXTRA=${EXTRA:-${remembered%.lock}}
+EXTRA=${EXTRA:-cpu}
 HOOKS=yes
 [ "${1:-}" = "--no-hooks" ] && HOOKS=no
 
@@ -66,7 +69,7 @@ make_environment() {
 install_packages() {
   echo "→ Installing $(grep -c '==' "$LOCK") packages of $LOCK into $VENV"
   echo "  The first time this downloads about $SIZE through pip; later ones come from pip's cache."
-  if [ -n "${installed_lock:-}" ] && [ "$installed_lock" != "$LOCK" ]; then
+  if [ -n "$installed_lock" ] && [ "$installed_lock" != "$LOCK" ]; then
     # The builds of MLX own the same files: the old one has to go before the new one comes.
     "$VENV/bin/python" -m pip uninstall --quiet --yes mlx-cpu mlx-cuda-12 mlx-cuda-13
   fi
@@ -86,7 +89,7 @@ install_hooks() {
 
 choose_lock
 sum=$(cat "$LOCK" pyproject.toml | cksum)
-if [ "$LOCK $sum" != "${installed_lock:-} ${installed_sum:-}" ] || [ ! -x "$VENV/bin/mlx" ]; then
+if [ "$LOCK $sum" != "$installed_lock $installed_sum" ] || [ ! -x "$VENV/bin/mlx" ]; then
   make_environment
   install_packages
   printf '%s %s\n' "$LOCK" "$sum" > "$STAMP"
