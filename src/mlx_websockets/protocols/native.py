@@ -73,8 +73,9 @@ class NativeProtocol:
                 return self._error(event, timestamp)
             case events.ConfigUpdated(sent, sampling, id):
                 return wire.ConfigUpdated(updated_fields=sent, current_config=_current_config(sampling), id=id)
-            case events.StatusReport(stats, id):
-                return wire.Status(stats=stats, id=id)
+            case events.StatusReport(stats, id, sampling):
+                config = {} if sampling is None else {"config": _current_config(sampling)}
+                return wire.Status(stats={**stats, **config}, id=id)
             case events.Pong(t, id):
                 return wire.Pong(t=t, id=id)
             case events.Hello() | events.GoAway():

@@ -1,0 +1,65 @@
+"""The golden dialogues, replayed; they are also the examples of the documentation."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mlx_websockets.protocols.native import NativeProtocol
+from mlx_websockets.testing import Talk, TranscriptMismatch, play, read_transcript
+
+TRANSCRIPTS = sorted(Path(__file__).parent.parent.joinpath("transcripts").glob("*.txt"))
+REPOSITORY = Path(__file__).parents[2]
+
+
+def native_talk(setup: dict[str, str]) -> Talk:
+    return Talk(
+        NativeProtocol(version=int(setup.get("version", "1"))),
+        max_waiting=int(setup.get("waiting", "10")),
+        stats={"model": "scripted", "waiting": 0},
+    )
+
+
+@pytest.mark.parametrize("path", TRANSCRIPTS, ids=lambda path: path.stem)
+def test_the_dialogue_goes_as_it_is_written(path: Path) -> None:
+    transcript = read_transcript(path.read_text())
+
+    play(transcript, native_talk(transcript.setup))
+
+
+def test_a_wrong_answer_is_noticed_with_its_line() -> None:
+    transcript = read_transcript('> {"type": "ping", "t": 1}\n< {"type": "pong", "t": 2}')
+
+    with pytest.raises(TranscriptMismatch, match="Line 2"):
+        play(transcript, native_talk({}))
+
+
+def test_a_message_without_its_line_is_noticed() -> None:
+    transcript = read_transcript('> {"type": "ping", "t": 1}')
+
+    with pytest.raises(TranscriptMismatch, match="no line for it"):
+        play(transcript, native_talk({}))
+
+
+def test_a_missing_message_is_noticed() -> None:
+    transcript = read_transcript('< {"type": "pong", "t": 2}')
+
+    with pytest.raises(TranscriptMismatch, match="nothing was said"):
+        play(transcript, native_talk({}))
+
+
+def test_a_line_without_a_mark_is_refused() -> None:
+    with pytest.raises(ValueError, match="Line 2"):
+        read_transcript("# title\nhello")
+
+
+def test_the_documentation_shows_the_dialogues_as_they_are() -> None:
+    checked = subprocess.run(
+        [sys.executable, REPOSITORY / "scripts" / "update_docs.py", "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (checked.returncode, checked.stderr) == (0, "")
