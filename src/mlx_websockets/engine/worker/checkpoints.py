@@ -69,6 +69,13 @@ def check_folder(folder: Path, *, trust_remote_code: bool = False) -> Checkpoint
     Raises:
         ModelBroken: it is incomplete, damaged, or names code to run and `trust_remote_code` is False.
     """
+    try:
+        return _look_over(folder, trust_remote_code)
+    except OSError as error:
+        raise ModelBroken(f"{error.filename} can't be read: {error.strerror}.", "Check its permissions.") from error
+
+
+def _look_over(folder: Path, trust_remote_code: bool) -> Checkpoint:
     config = read_json_object(folder / "config.json", missing=f"{folder} is not a model's folder: no config.json.")
     if not trust_remote_code:
         _refuse_named_code(folder, config)
@@ -91,8 +98,8 @@ def read_json_object(path: Path, *, missing: str = "") -> dict[str, Any]:
     """
     try:
         value = json.loads(path.read_bytes())
-    except OSError as error:
-        raise ModelBroken(missing or f"{path} can't be read: {error.strerror}.") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ModelBroken(missing or f"{path} is missing.") from error
     except (ValueError, RecursionError) as error:
         raise ModelBroken(f"{path} is not valid JSON: {error}.") from error
     if not isinstance(value, dict):

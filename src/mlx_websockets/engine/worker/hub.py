@@ -19,6 +19,7 @@ from mlx_websockets.errors import ModelBroken, ModelNotFound, StartError
 
 _NAME = r"[A-Za-z0-9](?:[\w.-]{0,94}[A-Za-z0-9_])?"
 MODEL_ID = re.compile(rf"(?!.*(?:--|\.\.))(?:{_NAME}/)?{_NAME}", re.ASCII)
+MAX_ID_LENGTH = 96
 
 WANTED = ["*.json", "*.jsonl", "*.safetensors", "*.model", "*.tiktoken", "*.txt", "*.jinja", "*.spm"]
 CODE = ["*.py"]
@@ -32,7 +33,7 @@ Result = TypeVar("Result")
 
 def is_model_id(name: str) -> bool:
     """Whether `name` has the form of a model id on the hub: `name` or `owner/name`."""
-    return MODEL_ID.fullmatch(name) is not None
+    return MODEL_ID.fullmatch(name) is not None and len(name) <= MAX_ID_LENGTH and not name.endswith(".git")
 
 
 def fetch(model_id: str, report: Callable[[Loading], None], *, trust_remote_code: bool = False) -> Path:

@@ -8,6 +8,7 @@ absence can be reported.
 
 import importlib.metadata
 import importlib.util
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,7 +141,9 @@ def library_versions() -> dict[str, str]:
 
 
 _BACKEND_HINT = (
-    "Run `pip install 'mlx-websockets[cpu]'`, or with an NVIDIA card `pip install 'mlx-websockets[cuda13]'`."
+    "MLX needs a Mac with Apple silicon and a native Python; there, `pip install -U mlx mlx-vlm`."
+    if sys.platform == "darwin"
+    else "Run `pip install 'mlx-websockets[cpu]'`, or with an NVIDIA card `pip install 'mlx-websockets[cuda13]'`."
 )
 _BROKEN_HINT = "Copy or download it again, or choose another model."
 

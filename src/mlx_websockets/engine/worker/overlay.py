@@ -9,7 +9,7 @@ them, whatever it prefers, and no library can run code it has not been shown.
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -35,19 +35,17 @@ def what_libraries_see(folder: Path, spec: ModelSpec) -> Iterator[Path]:
 
     Raises:
         ModelBroken: a config of the model is no JSON object.
+        StartError: there is no room for temporary files.
         UsageError: the tokenizer settings or the chat template that was asked for can't be used.
     """
-    with TemporaryDirectory(prefix="mlx-websockets-") as temporary:
-        view = Path(temporary)
-        _link_files(folder, view, with_code=spec.trust_remote_code)
-        if not spec.trust_remote_code:
-            _hide_code(view)
-        changes = _read_changes(spec.tokenizer_config)
-        template = _chosen_template(view, spec.chat_template, changes)
-        if changes:
-            _rewrite(view / TOKENIZER_CONFIG, _tokenizer_config(view) | changes)
-        if template is not None:
-            _put_template(view, template)
+    with ExitStack() as stack:
+        try:
+            view = Path(stack.enter_context(TemporaryDirectory(prefix="mlx-websockets-")))
+            _fill(view, folder, spec)
+        except OSError as error:
+            raise StartError(
+                f"The model can't be prepared: {error.filename}: {error.strerror}.", "Check the disk, or set TMPDIR."
+            ) from error
         yield view
 
 
@@ -67,6 +65,18 @@ def named_templates(folder: Path) -> dict[str, str]:
     for path in sorted((folder / NAMED_TEMPLATES).glob("*.jinja")):
         templates[path.stem] = path.read_text("utf-8")
     return templates
+
+
+def _fill(view: Path, folder: Path, spec: ModelSpec) -> None:
+    _link_files(folder, view, with_code=spec.trust_remote_code)
+    if not spec.trust_remote_code:
+        _hide_code(view)
+    changes = _read_changes(spec.tokenizer_config)
+    template = _chosen_template(view, spec.chat_template, changes)
+    if changes:
+        _rewrite(view / TOKENIZER_CONFIG, _tokenizer_config(view) | changes)
+    if template is not None:
+        _put_template(view, template)
 
 
 def _link_files(folder: Path, view: Path, *, with_code: bool) -> None:
@@ -101,10 +111,9 @@ def _read_changes(path: str | None) -> dict[str, Any]:
         return {}
     try:
         changes = read_json_object(Path(path))
-    except ModelBroken as error:
-        raise UsageError(
-            f"--tokenizer-config: {error.reason}", "Give a JSON file like tokenizer_config.json."
-        ) from error
+    except (ModelBroken, OSError) as error:
+        reason = error.reason if isinstance(error, ModelBroken) else f"{path} can't be read: {error.strerror}."
+        raise UsageError(f"--tokenizer-config: {reason}", "Give a JSON file like tokenizer_config.json.") from error
     return {key: value for key, value in changes.items() if key not in NAMES_CODE}
 
 
