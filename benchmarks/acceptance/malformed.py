@@ -136,7 +136,7 @@ async def send_nonsense(server: Server, count: int = COUNT) -> dict[str, Any]:
             await talk.socket.send(json.dumps({"type": "ping", "t": f"end of {start}"}))
             while True:
                 message = json.loads(await asyncio.wait_for(talk.socket.recv(), 60))
-                if message["type"] == "pong" and message["t"] == f"end of {start}":
+                if message["type"] == "pong" and message.get("t") == f"end of {start}":
                     break
                 answers[message["type"] if message["type"] != "error" else f"error {message['code']}"] += 1
         still_open = talk.socket.state.name == "OPEN"
