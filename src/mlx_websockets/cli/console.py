@@ -25,10 +25,12 @@ class Console:
     """One output stream.
 
     Attributes:
-        is_fancy: colours and moving bars are wanted: it is a terminal, and nobody set NO_COLOR.
+        is_fancy: colours are wanted: it is a terminal, and nobody set NO_COLOR.
+        is_busy: something else writes to the terminal meanwhile, so nothing may move on it.
     """
 
-    def __init__(self, stream: TextIO, environment: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, stream: TextIO, environment: Mapping[str, str] = os.environ, *, is_busy: bool = False) -> None:
+        self.is_busy = is_busy
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that knows no ✓ shows a question mark
         self._stream = stream
@@ -62,6 +64,11 @@ class Console:
         for name, value in rows:
             self.text(f"  {name + ':':<{width}}  {value}")
 
+    def over_echo(self) -> None:
+        """Let the next line cover the ^C that a terminal has just echoed."""
+        if self.is_fancy:
+            self._stream.write("\r")
+
     def traceback(self) -> None:
         """The traceback of the exception that is being handled."""
         self._write(traceback.format_exc().rstrip())
@@ -88,7 +95,8 @@ class LoadingDisplay:
     def show(self, stage: str, done: int, total: int, unit: str) -> None:
         """Loading is at `done` of `total` (0 = not known) of this stage; `unit` is "bytes" or ""."""
         stage = _harmless(stage)
-        if self._console.is_fancy:
+        stage = stage[:1].upper() + stage[1:]
+        if self._console.is_fancy and not self._console.is_busy:
             self._move(stage, done, total, unit)
         else:
             self._tell(stage, done, total, unit)
@@ -97,16 +105,19 @@ class LoadingDisplay:
         """Take the bar off the screen. May be called again."""
         if self._bar is not None:
             self._bar.stop()
-            self._bar = None
+            self._bar = self._task = None
 
     def _move(self, stage: str, done: int, total: int, unit: str) -> None:
         if self._bar is None:
             self._bar = _moving_bar()
-            self._task = self._bar.add_task("", total=None, amount="")
             self._bar.start()
-        assert self._task is not None
+        if self._task is None or stage != self._told[0]:  # rich takes a task that was once full for finished
+            if self._task is not None:
+                self._bar.remove_task(self._task)
+            self._task = self._bar.add_task(stage, total=None, amount="")
+        self._told = (stage, 0)
         amount = f"{size(done)} of {size(total)}" if total and unit == "bytes" else ""
-        self._bar.update(self._task, description=stage, completed=done, total=total or None, amount=amount)
+        self._bar.update(self._task, completed=done, total=total or None, amount=amount)
 
     def _tell(self, stage: str, done: int, total: int, unit: str) -> None:
         quarter = 4 * done // total if total else 0

@@ -12,10 +12,13 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from mlx_websockets.cli.console import Console, LoadingDisplay, size
-from mlx_websockets.settings import EVERY_ADDRESS, Settings
+from mlx_websockets.settings import Settings
 
 if TYPE_CHECKING:
-    from mlx_websockets.engine.client import Engine
+    import asyncio
+
+    from mlx_websockets.engine.messages import Loading, ModelSpec
+    from mlx_websockets.server.addresses import Addresses
 
 
 # --- flags ----------------------------------------------------------------------------
@@ -82,6 +85,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     Raises:
         StartError: the server can't start; nothing is left running.
+        KeyboardInterrupt: it was stopped before it was ready.
     """
     settings = settings_of(arguments)
     import asyncio
@@ -89,4 +93,108 @@ def run(arguments: argparse.Namespace) -> None:
     from mlx_websockets import logs
 
     logs.set_up(settings.debug)
-    asyncio.run(serve(settings, Console(sys.stdout)))
+    if not asyncio.run(_serve(settings, Console(sys.stdout, is_busy=settings.debug))):
+        raise KeyboardInterrupt
+
+
+async def _serve(settings: Settings, console: Console) -> bool:
+    """Whether it was ready before it was stopped."""
+    import asyncio
+
+    from mlx_websockets.engine.client import Engine
+    from mlx_websockets.server.run import Stop, serve
+
+    stop = Stop()
+    engine = Engine(_model_spec(settings), run_seed=settings.seed)
+    view = ServerView(console, settings, engine.status)
+    farewell = asyncio.create_task(_say_farewell(stop.is_wanted, view), name="farewell")
+    try:
+        return await serve(settings, engine, view.serving, on_progress=view.loading, stop=stop)
+    finally:
+        farewell.cancel()
+        view.ended()
+
+
+async def _say_farewell(is_wanted: "asyncio.Event", view: "ServerView") -> None:
+    await is_wanted.wait()
+    view.stopping()
+
+
+def _model_spec(settings: Settings) -> "ModelSpec":
+    from mlx_websockets.engine.messages import ModelSpec
+
+    return ModelSpec(
+        model=settings.model,
+        trust_remote_code=settings.trust_remote_code,
+        tokenizer_config=settings.tokenizer_config,
+        chat_template=settings.chat_template,
+        rows=settings.rows,
+        show_warnings=settings.show_warnings,
+    )
+
+
+class ServerView:
+    """What a person sees of a server's life."""
+
+    def __init__(self, console: Console, settings: Settings, engine_status: Callable[[], dict[str, Any]]) -> None:
+        self._console = console
+        self._settings = settings
+        self._engine_status = engine_status
+        self._display = LoadingDisplay(console)
+        self._is_serving = False
+        console.info(f"Loading {settings.model}")
+
+    def loading(self, progress: "Loading") -> None:
+        """The model is being loaded; called often."""
+        self._display.show(progress.stage, progress.done, progress.total, progress.unit)
+
+    def serving(self, addresses: "Addresses") -> None:
+        """Connections are accepted from now on."""
+        self._display.close()
+        self._is_serving = True
+        status = self._engine_status()
+        self._console.success("Model loaded")
+        self._console.table(model_rows(status))
+        if status["model_info"]["backend"] == "cpu" and status["blas"] is None and sys.platform == "linux":
+            self._console.warning("MLX's own matrix library is slow on a CPU. On Debian or Ubuntu this helps:")
+            self._console.text("  apt install libopenblas0-pthread")
+        if self._settings.port not in (0, addresses.port):
+            self._console.warning(f"Port {self._settings.port} was taken, so it is {addresses.port}.")
+        self._console.success("Server running at:")
+        self._console.table(address_rows(addresses))
+        if addresses.network:
+            self._console.warning(
+                "Whoever is on your network can use it; there is no password. For this machine only: --host localhost"
+            )
+        self._console.text("Press Ctrl+C to stop the server.")
+
+    def stopping(self) -> None:
+        """A stop was asked for."""
+        self._display.close()
+        self._console.over_echo()
+        self._console.info("Shutting down; Ctrl+C once more does not wait" if self._is_serving else "Stopping")
+
+    def ended(self) -> None:
+        """Nothing runs any more."""
+        self._display.close()
+        if self._is_serving:
+            self._console.success("Server stopped")
+
+
+def model_rows(status: dict[str, Any]) -> list[tuple[str, str]]:
+    """What to say of a loaded model."""
+    info = status["model_info"]
+    takes = f"text, and up to {info['max_images']} pictures at once" if info["sees"] else "text only"
+    if info["sees"] and info["max_images"] == 1:
+        takes = "text, and a picture"
+    backend = info["backend"] + (f", {status['blas']}" if status["blas"] else "")
+    return [
+        ("Model", f"{info['id']} ({takes})"),
+        ("Memory", f"{size(status['memory']['active'])} in use"),
+        ("Backend", backend),
+    ]
+
+
+def address_rows(addresses: "Addresses") -> list[tuple[str, str]]:
+    """Every address, for people to copy."""
+    return [("Local", addresses.local), *(("On Your Network", each) for each in addresses.network)]
