@@ -219,10 +219,14 @@ class ConfigUpdated:
 
 @dataclass(frozen=True, slots=True)
 class StatusReport:
-    """How the server is; `stats` is made by the server, see `server/status.py`."""
+    """How the server is; `stats` is made by the server, see `server/status.py`.
+
+    `sampling` is what the connection's settings are now.
+    """
 
     stats: dict[str, Any]
     id: str | None = None
+    sampling: Sampling | None = None
 
 
 @dataclass(frozen=True, slots=True)

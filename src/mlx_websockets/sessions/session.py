@@ -125,6 +125,7 @@ class Session:
         self._queue: list[Turn] = []  # questions and "queue" frames, oldest first
         self._slots = FrameSlots()
         self._starts_past_frames = 0  # in a row, while frames waited in their slots
+        self._refusal: tuple[str, str] | None = None  # code and reason, once nothing new is taken
         self._running: dict[int, Turn] = {}
         self._conversation = Conversation()
 
@@ -201,6 +202,14 @@ class Session:
             actions += self._finish(turn, "timeout", now)
         return actions
 
+    def drain(self, code: str, reason: str) -> list[Action]:
+        """Take nothing new: what waits is told why, and so is what still comes; what runs goes on."""
+        self._refusal = (code, reason)
+        waiting = [*self._queue, *self._slots]
+        self._queue.clear()
+        self._slots = FrameSlots()
+        return [Send(Problem(message=reason, code=code, turn=turn.label, retryable=True)) for turn in waiting]
+
     def close(self, now: float, *, code: str = "", reason: str = "") -> list[Action]:
         """End everything: with `code` each turn is told of it, without (the peer is gone) none is."""
         actions: list[Action] = []
@@ -267,6 +276,9 @@ class Session:
         if self._is_taken(label.id):
             message = f"The id {label.id!r} is already in use on this connection."
             return Problem(message=message, code="duplicate_id", path="$.id")
+        if self._refusal is not None:
+            code, reason = self._refusal
+            return Problem(message=reason, code=code, turn=label, retryable=True)
         try:
             sampling = self.sampling.merged_with(ask.changes, ask.names)
         except InvalidMessage as error:

@@ -1,0 +1,55 @@
+"""The application: every route on one screen."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
+
+from mlx_websockets.server import http
+from mlx_websockets.server.connection import Connection, House
+from mlx_websockets.server.floor import Engine, Floor
+from mlx_websockets.server.gate import own_names
+from mlx_websockets.server.limits import Limits
+from mlx_websockets.server.status import Status
+from mlx_websockets.settings import Settings
+
+OPENERS = 2
+"""Pictures opened at once: each may take 200 MB for a moment."""
+
+
+def create_app(settings: Settings, engine: Engine, limits: Limits = Limits()) -> Starlette:
+    """The server as an ASGI application; `app.state.house` is what its connections share.
+
+    Args:
+        settings: what a new connection starts with.
+        engine: answers; loading it is the caller's.
+        limits: how patient the server is.
+    """
+    floor = Floor(engine)
+    house = House(
+        settings=settings,
+        engine=engine,
+        floor=floor,
+        status=Status(engine, floor),
+        openers=ThreadPoolExecutor(OPENERS, "pictures"),
+        limits=limits,
+    )
+
+    async def talk(socket: WebSocket) -> None:
+        await Connection(socket, house).serve()
+
+    app = Starlette(
+        routes=[
+            WebSocketRoute("/", talk),
+            WebSocketRoute("/ws", talk),
+            Route("/", http.greeting),
+            Route("/healthz", http.healthz),
+            Route("/readyz", http.readyz),
+            Route("/v1/status", http.status),
+        ],
+        middleware=[Middleware(http.Gatekeeper, names=own_names(settings.host))],
+    )
+    app.state.house = house
+    return app

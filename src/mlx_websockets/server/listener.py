@@ -1,0 +1,95 @@
+"""Uvicorn's two protocol classes, with the bounds that they lack.
+
+A TCP connection that sends no request in time is closed; past so many connections the next
+is told 503; a peer that reads nothing can neither pile up pongs nor linger while it is being
+closed; and an application finds `abort` in its scope's state, because closing a transport
+waits for a peer that no longer reads.
+
+What is relied on of uvicorn: `connection_made`, `connection_lost`, `handle_websocket_upgrade`,
+`cycle`, `connections` of the one, `run_asgi`, `handle_ping`, `keepalive_timeout`,
+`handle_parser_exception`, `scope` of the other, and `transport` of both. Fragments are counted
+by `websockets` itself (since 17.4).
+"""
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from mlx_websockets.server.limits import Limits
+
+MAX_PONG_BYTES = 1024 * 1024
+"""Unsent bytes of a peer that goes on pinging."""
+
+_TOO_MANY = b"The server has too many connections.\n"
+TOO_MANY_CONNECTIONS = (
+    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\nconnection: close\r\n"
+    b"content-type: text/plain\r\ncontent-length: %d\r\n\r\n%s" % (len(_TOO_MANY), _TOO_MANY)
+)
+
+
+def http_protocol(limits: Limits) -> type[H11Protocol]:
+    """The class that meets every connection first."""
+
+    class BoundedHTTP(H11Protocol):
+        _deadline: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            if len(self.connections) > limits.max_connections:
+                transport.write(TOO_MANY_CONNECTIONS)
+                transport.close()
+            self._expect_request()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._expect_nothing()
+            super().connection_lost(exc)
+
+        def handle_websocket_upgrade(self, event: Any) -> None:
+            self._expect_nothing()
+            super().handle_websocket_upgrade(event)
+
+        def _expect_request(self) -> None:
+            self._deadline = self.loop.call_later(limits.handshake_seconds, self._too_late)
+
+        def _expect_nothing(self) -> None:
+            if self._deadline is not None:
+                self._deadline.cancel()
+
+        def _too_late(self) -> None:
+            is_answering = self.cycle is not None and not self.cycle.response_complete
+            if is_answering and not self.transport.is_closing():
+                self._expect_request()
+            else:
+                self.transport.abort()
+
+    return BoundedHTTP
+
+
+def websocket_protocol(limits: Limits) -> type[WebSocketsSansIOProtocol]:
+    """The class that takes over once a WebSocket handshake has been read."""
+
+    class BoundedWebSocket(WebSocketsSansIOProtocol):
+        async def run_asgi(self) -> None:
+            self.scope["state"]["abort"] = self.transport.abort
+            await super().run_asgi()
+
+        def handle_ping(self) -> None:
+            if self.transport.get_write_buffer_size() > MAX_PONG_BYTES:
+                self.transport.abort()
+            else:
+                super().handle_ping()
+
+        def keepalive_timeout(self) -> None:
+            super().keepalive_timeout()
+            self._abort_soon()
+
+        def handle_parser_exception(self) -> None:
+            super().handle_parser_exception()
+            self._abort_soon()
+
+        def _abort_soon(self) -> None:
+            self.loop.call_later(limits.close_seconds, self.transport.abort)
+
+    return BoundedWebSocket

@@ -1,0 +1,203 @@
+"""Bind, load, serve, drain.
+
+The order matters: the port is taken before the model is loaded, so that a taken one costs a
+second and not a minute; and a shutdown tells every peer how its requests ended before it
+lets go of the sockets. Prints nothing.
+"""
+
+import asyncio
+import contextlib
+import resource
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import uvicorn
+
+from mlx_websockets.server.addresses import Addresses, addresses_of
+from mlx_websockets.server.app import create_app
+from mlx_websockets.server.binding import BACKLOG, bind
+from mlx_websockets.server.connection import House
+from mlx_websockets.server.floor import Engine
+from mlx_websockets.server.limits import Limits
+from mlx_websockets.server.listener import http_protocol, websocket_protocol
+from mlx_websockets.settings import MAX_MESSAGE_BYTES, Settings
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+TICK_SECONDS = 0.02
+DESCRIPTORS = 10_240
+
+
+class StartableEngine(Engine, Protocol):
+    """An engine whose life the server decides."""
+
+    async def start(self, on_progress: Callable[[Any], None] | None = None) -> None: ...
+    async def stop(self) -> None: ...
+
+
+class Stop:
+    """A wish to stop; a second one is a wish not to be kept waiting."""
+
+    def __init__(self) -> None:
+        self.is_wanted = asyncio.Event()
+        self.is_urgent = False
+
+    def ask(self) -> None:
+        self.is_urgent = self.is_wanted.is_set()
+        self.is_wanted.set()
+
+    @contextlib.contextmanager
+    def on_signals(self) -> Iterator[None]:
+        """Ask for each SIGINT, SIGTERM and SIGHUP meanwhile; only a main thread gets any."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        for each in STOP_SIGNALS:
+            loop.add_signal_handler(each, self.ask)
+        try:
+            yield
+        finally:
+            for each in STOP_SIGNALS:
+                loop.remove_signal_handler(each)
+
+
+async def serve(
+    settings: Settings,
+    engine: StartableEngine,
+    announce: Callable[[Addresses], None],
+    *,
+    on_progress: Callable[[Any], None] | None = None,
+    limits: Limits = Limits(),
+    stop: Stop | None = None,
+) -> bool:
+    """Load the model and serve until a signal comes, or `stop` is asked for.
+
+    Args:
+        announce: called once connections are accepted, with the addresses.
+        on_progress: told how far the model's loading is.
+
+    Returns:
+        False if it was stopped before it was ready.
+
+    Raises:
+        StartError: of the kind that says why. Nothing is left running.
+    """
+    stop = stop or Stop()
+    sockets = bind(settings)
+    try:
+        with stop.on_signals():
+            _raise_descriptor_limit()
+            if not await _unless_stopped(stop, engine.start(on_progress)):
+                return False
+            port = sockets[0].getsockname()[1]
+            app = create_app(settings, engine, limits)
+            server = _Server(
+                _config(app, limits), app.state.house, stop, lambda: announce(addresses_of(settings.host, port))
+            )
+            await server.serve(sockets)
+            app.state.house.openers.shutdown(wait=False, cancel_futures=True)
+            return True
+    finally:
+        for each in sockets:
+            each.close()
+        await _end_engine(engine, stop, limits)
+
+
+async def _unless_stopped(stop: Stop, loading: Any) -> bool:
+    """Wait for `loading`; False if a stop was wanted first, which ends it."""
+    task = asyncio.ensure_future(loading)
+    wish = asyncio.ensure_future(stop.is_wanted.wait())
+    try:
+        await asyncio.wait({task, wish}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        wish.cancel()
+        if not task.done():
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+    if task.cancelled():
+        return False
+    task.result()
+    return True
+
+
+async def _end_engine(engine: StartableEngine, stop: Stop, limits: Limits) -> None:
+    """Without a deadline of ours unless it is urgent: an engine kills what does not leave."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(0.5 if stop.is_urgent else 4 * limits.shutdown_step_seconds):
+            await engine.stop()
+
+
+def _config(app: Any, limits: Limits) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=http_protocol(limits),
+        ws=websocket_protocol(limits),
+        ws_max_size=MAX_MESSAGE_BYTES,
+        ws_ping_interval=20.0,
+        ws_ping_timeout=20.0,
+        ws_per_message_deflate=False,  # deltas are small, pictures are compressed already
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=1,
+    )
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn, stopped our way."""
+
+    def __init__(self, config: uvicorn.Config, house: House, stop: Stop, on_started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._house = house
+        self._stop = stop
+        self._on_started = on_started
+
+    def capture_signals(self) -> contextlib.AbstractContextManager[None]:  # type: ignore[override]
+        return contextlib.nullcontext()  # `Stop` has them
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_started()
+
+    async def main_loop(self) -> None:
+        await self.on_tick(0)  # sets the default headers
+        await self._stop.is_wanted.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Tell everybody, let what runs finish for a while, then end all of it."""
+        for each in self.servers:
+            each.close()
+        step, floor = self._house.limits.shutdown_step_seconds, self._house.floor
+        for guest in floor.guests:
+            guest.drain(step)
+        await self._until(lambda: floor.running == 0, step)
+        for guest in floor.guests:
+            guest.shut_down()
+        await self._until(lambda: not self.server_state.tasks, step + self._house.limits.close_seconds)
+        await self._until(lambda: not self.server_state.connections, self._house.limits.close_seconds)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        await super().shutdown(sockets)
+
+    async def _until(self, holds: Callable[[], bool], seconds: float) -> None:
+        """Wait until it holds, at most so long, and not at all if it is urgent."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        while not (holds() or self._stop.is_urgent or asyncio.get_running_loop().time() >= deadline):  # noqa: ASYNC110
+            await asyncio.sleep(TICK_SECONDS)
+
+
+def _raise_descriptor_limit() -> None:
+    """Each connection is a descriptor, and macOS gives a program 256."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
