@@ -1,0 +1,462 @@
+"""The client library for asyncio.
+
+    async with connect("ws://localhost:8765") as mlx:
+        async for delta in mlx.ask("Tell me a story."):
+            print(delta, end="")
+
+One task reads the socket and one writes it; a `Reply` is where the reader leaves what came.
+Every request has an id, so any number of them may be open at once. Knows the wire, no model.
+"""
+
+import asyncio
+import contextlib
+import ipaddress
+import itertools
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+from websockets.asyncio.client import ClientConnection
+from websockets.asyncio.client import connect as open_socket
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.typing import Subprotocol
+
+from mlx_websockets.client.errors import CannotConnect, ConnectionLost, OutboxFull, ReplyError
+from mlx_websockets.client.pictures import Picture, encode_request
+from mlx_websockets.client.replies import Reply, Result
+from mlx_websockets.client.watching import watch
+from mlx_websockets.protocols import native_schema as wire
+from mlx_websockets.protocols.native_schema import DEFAULT_PROMPT, SETTING_NAMES
+
+logger = logging.getLogger(__name__)
+
+MAX_MESSAGE_BYTES = 20 * 1024 * 1024
+MAX_UNSENT_REQUESTS = 64
+MAX_UNSENT = 2 * MAX_UNSENT_REQUESTS
+"""Messages that wait to be sent; the second half is for cancels and the like."""
+
+CALL_SECONDS = 10.0
+SEND_SECONDS = 30.0
+CLOSE_SECONDS = 2.0
+PING_SECONDS = 20.0
+
+
+@contextlib.asynccontextmanager
+async def connect(
+    url: str = "ws://localhost:8765", *, token: str | None = None, open_seconds: float = 10.0
+) -> AsyncIterator["Client"]:
+    """Open a connection and close it at the end of the block.
+
+    Args:
+        url: where the server is, `ws://` or `wss://`.
+        token: its token, if it wants one.
+        open_seconds: how long opening may take.
+
+    Raises:
+        CannotConnect: nobody is there, or we were not let in.
+    """
+    socket, hello = await _open(url, token, open_seconds)
+    client = Client(socket, hello)
+    # No TaskGroup: it would wrap what the block raises in an ExceptionGroup.
+    running = asyncio.create_task(client.run())
+    try:
+        yield client
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await socket.close()  # again, lest the task was cancelled before it began
+
+
+class Client:
+    """An open connection to a server. Get one from `connect`.
+
+    Attributes:
+        hello: how the server introduced itself; None if it speaks only the seed's protocol.
+    """
+
+    def __init__(self, socket: ClientConnection, hello: wire.Hello | None) -> None:
+        self.hello = hello
+        self._socket = socket
+        self._outbox: asyncio.Queue[_Draft] = asyncio.Queue(MAX_UNSENT)
+        self._numbers = itertools.count(1)
+        self._replies: dict[str, Reply] = {}
+        self._calls: dict[str, asyncio.Future[_Answer]] = {}
+        self._farewell = ""
+        self._lost: ConnectionLost | None = None
+
+    # --- what one can do ----------------------------------------------------------------
+
+    def ask(
+        self,
+        text: str = DEFAULT_PROMPT,
+        *,
+        images: Sequence[Picture] = (),
+        context: str | None = None,
+        system: str | None = None,
+        history: bool = False,
+        stop: Sequence[str] = (),
+        source: str | None = None,
+        **settings: Any,
+    ) -> Reply:
+        """Ask a question, with or without pictures.
+
+            await mlx.ask("What has changed?", images=["before.png", "after.png"], temperature=0).text()
+
+        Args:
+            text: the question.
+            images: file bytes, paths or PIL images.
+            context: goes before the question, into the same turn.
+            system: replaces the model's own system text.
+            history: see what was asked with `history` before on this connection, and be kept with it.
+            stop: strings that end the reply and are not part of it.
+            source: a name for where the pictures come from.
+            settings: for this reply alone, such as `temperature=0` or `max_tokens=50`; see `configure`.
+
+        Raises:
+            ConnectionLost: the connection is over already.
+            OutboxFull: too many requests wait to be sent.
+            TypeError: there is no such setting.
+        """
+        options = self._options(system, history, stop, settings)
+        if not images:
+            message = wire.TextInput(content=text, context=context, **options)
+            return self._request(Reply(options["id"], self.cancel), _text(message))
+        prompt = f"{context}\n\n{text}" if context else text
+        picture = wire.ImageInput(prompt=prompt, source=source, **options)
+        reply = Reply(options["id"], self.cancel, source=source)
+        return self._request(reply, lambda: encode_request(picture, list(images)))
+
+    def show(
+        self,
+        image: Picture,
+        source: str = "camera",
+        prompt: str = DEFAULT_PROMPT,
+        *,
+        frame_id: str | int | None = None,
+        captured_at: float | None = None,
+        is_droppable: bool = True,
+        system: str | None = None,
+        history: bool = False,
+        stop: Sequence[str] = (),
+        **settings: Any,
+    ) -> Reply:
+        """Show one picture of a running stream. Its `Result` may say that it was `dropped`.
+
+            result = await mlx.show(jpeg, source="webcam").result()
+            print(result.dropped or result.text)
+
+        Args:
+            image: file bytes, a path or a PIL image.
+            source: the stream's name; a newer frame of it supersedes one that still waits.
+            frame_id: a name for the frame, for the result.
+            captured_at: when it was taken, in seconds since 1970.
+            is_droppable: False makes it wait its turn instead.
+
+        The rest, and what is raised, is as in `ask`.
+        """
+        options = self._options(system, history, stop, settings)
+        frame = wire.VideoFrame(
+            prompt=prompt,
+            source=source,
+            frame_id=frame_id,
+            ts=captured_at,
+            policy=None if is_droppable else "queue",
+            **options,
+        )
+        reply = Reply(options["id"], self.cancel, source=source, frame_id=frame_id)
+        return self._request(reply, lambda: encode_request(frame, [image]))
+
+    def watch(
+        self,
+        source: str,
+        frames: Iterable[Picture] | AsyncIterable[Picture],
+        prompt: str = DEFAULT_PROMPT,
+        **options: Any,
+    ) -> AsyncGenerator[Result, None]:
+        """Show a stream of pictures and yield what the model says of those it gets to see.
+
+            async for seen in mlx.watch("webcam", camera(), "Who is there?"):
+                print(seen.frame_id, seen.text)
+
+        Frames are numbered from 0 and read as fast as they come. Only the newest is ever sent,
+        so what is yielded is about now; the last one is always described. An iterable that is
+        not asynchronous is read in a thread. `options` are those of `show`.
+
+        Raises:
+            ReplyError: the server refuses for good; what may pass (a restart of the model) is waited out.
+            ConnectionLost: the connection is over.
+        """
+
+        def show(image: Picture, number: int, captured_at: float) -> Reply:
+            return self.show(image, source, prompt, frame_id=number, captured_at=captured_at, **options)
+
+        return watch(frames, show)
+
+    async def configure(self, **settings: Any) -> dict[str, Any]:
+        """Change the settings of this connection, from the next request on; returns all of them.
+
+            await mlx.configure(temperature=0.2, max_tokens=300)
+
+        Settings: `temperature`, `top_p`, `top_k`, `max_tokens` (or `max_output_tokens`),
+        `max_tokens_image`, `presence_penalty`, `frequency_penalty`, `seed`, `candidate_count`,
+        `response_modalities`.
+
+        Raises:
+            ReplyError: a value is out of its range; nothing was changed.
+            TypeError: there is no such setting.
+            TimeoutError: no answer came.
+        """
+        values = _settings(settings).given
+        answer = await self._call(lambda call: wire.Config(id=call, **values))
+        assert isinstance(answer, wire.ConfigUpdated)
+        return answer.current_config.given
+
+    async def status(self) -> dict[str, Any]:
+        """How the server is. Raises `TimeoutError` if no answer comes."""
+        answer = await self._call(lambda call: wire.GetStatus(id=call))
+        assert isinstance(answer, wire.Status)
+        return answer.stats
+
+    async def ping(self) -> float:
+        """Seconds to the server and back. Raises `TimeoutError` if no answer comes."""
+        begun = time.perf_counter()
+        await self._call(lambda call: wire.Ping(id=call))
+        return time.perf_counter() - begun
+
+    def cancel(self, id: str | None = None, *, source: str | None = None) -> None:
+        """End a reply by its id, or a source's frames, or (neither given) everything of this connection."""
+        self._send(wire.Cancel(id=id, source=source))
+
+    # --- requests -----------------------------------------------------------------------
+
+    def _options(
+        self, system: str | None, history: bool, stop: Sequence[str], settings: dict[str, Any]
+    ) -> dict[str, Any]:
+        return {
+            "id": f"q{next(self._numbers)}",
+            "system": system,
+            "history": history or None,
+            "stop": list(stop) or None,
+            "config": _settings(settings) if settings else None,
+        }
+
+    def _request(self, reply: Reply, message: str | Callable[[], str | bytes]) -> Reply:
+        if self._outbox.qsize() >= MAX_UNSENT_REQUESTS:
+            raise OutboxFull(f"{MAX_UNSENT_REQUESTS} requests wait to be sent. Await a reply before asking for more.")
+        self._put(_Draft(message, reply))
+        self._replies[reply.id] = reply
+        return reply
+
+    async def _call(self, message: Callable[[str], msgspec.Struct]) -> "_Answer":
+        """Send what is answered by one message, and wait for that."""
+        id = f"c{next(self._numbers)}"
+        future: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
+        self._calls[id] = future
+        try:
+            self._send(message(id))
+            async with asyncio.timeout(CALL_SECONDS):
+                return await future
+        finally:
+            del self._calls[id]
+
+    def _send(self, message: msgspec.Struct) -> None:
+        self._put(_Draft(_text(message)))
+
+    def _put(self, draft: "_Draft") -> None:
+        if self._lost is not None:
+            raise self._lost
+        try:
+            self._outbox.put_nowait(draft)
+        except asyncio.QueueFull:
+            raise OutboxFull(f"{MAX_UNSENT} messages wait to be sent.") from None
+
+    # --- the socket ---------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Read and write until the connection ends; then tell everybody who waits. `connect` runs this."""
+        tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._write())]
+        try:
+            ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                if error := task.exception():
+                    logger.error("the connection's task failed", exc_info=error)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            try:
+                await self._socket.close()
+            finally:
+                self._lose()
+
+    async def _read(self) -> None:
+        with contextlib.suppress(ConnectionClosed):
+            async for message in self._socket:
+                self._deliver(message)
+
+    async def _write(self) -> None:
+        with contextlib.suppress(ConnectionClosed, TimeoutError):
+            while True:
+                draft = await self._outbox.get()
+                try:
+                    message = await draft.encoded()
+                except Exception as error:  # whatever is wrong with a picture: the reply raises it
+                    self._fail(draft.reply, error)
+                    continue
+                async with asyncio.timeout(SEND_SECONDS):
+                    await self._socket.send(message)
+                if draft.reply is not None:
+                    draft.reply.note_sent()
+
+    def _lose(self) -> None:
+        reason = self._socket.close_reason or self._farewell
+        self._lost = ConnectionLost(self._socket.close_code, reason)
+        for reply in list(self._replies.values()):
+            self._fail(reply, self._lost)
+        for future in self._calls.values():
+            if not future.done():
+                future.set_exception(self._lost)
+
+    def _fail(self, reply: Reply | None, error: Exception) -> None:
+        if reply is not None and self._replies.pop(reply.id, None) is not None:
+            reply.fail(error)
+
+    # --- what the server says -----------------------------------------------------------
+
+    def _deliver(self, raw: str | bytes) -> None:
+        try:
+            message = _decoder.decode(raw)
+        except (msgspec.MsgspecError, UnicodeError):
+            logger.debug("message not understood")  # of a newer server, perhaps
+            return
+        match message:
+            case wire.Token():
+                if reply := self._replies.get(message.id or ""):
+                    reply.add(message.content)
+            case wire.ResponseComplete() | wire.FrameDropped():
+                if reply := self._replies.pop(message.id or "", None):
+                    reply.end(_result(message, reply))
+            case wire.ConfigUpdated() | wire.Status() | wire.Pong():
+                future = self._calls.get(message.id or "")
+                if future is not None and not future.done():
+                    future.set_result(message)
+            case wire.Error():
+                self._deliver_error(message)
+            case wire.GoAway():
+                self._farewell = message.reason
+
+    def _deliver_error(self, message: wire.Error) -> None:
+        error = ReplyError(
+            message.code,
+            message.error,
+            param=message.param,
+            retryable=bool(message.retryable),
+            retry_after_ms=message.retry_after_ms,
+        )
+        future = self._calls.get(message.id or "")
+        if message.fatal:
+            self._farewell = message.error
+        if reply := self._replies.get(message.id or ""):
+            self._fail(reply, error)
+        elif future is not None and not future.done():
+            future.set_exception(error)
+        elif message.code != "not_active":  # a cancel that came too late is no news
+            logger.warning("the server reported an error", extra={"code": message.code})
+
+
+_Answer = wire.ConfigUpdated | wire.Status | wire.Pong
+_decoder: msgspec.json.Decoder[wire.ServerMessage] = msgspec.json.Decoder(wire.ServerMessage)
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """A message in the outbox. One with pictures is encoded when its turn has come, in a thread."""
+
+    message: str | Callable[[], str | bytes]
+    reply: Reply | None = None
+
+    async def encoded(self) -> str | bytes:
+        return self.message if isinstance(self.message, str) else await asyncio.to_thread(self.message)
+
+
+def _text(message: msgspec.Struct) -> str:
+    return msgspec.json.encode(message).decode()
+
+
+def _result(message: wire.ResponseComplete | wire.FrameDropped, reply: Reply) -> Result:
+    if isinstance(message, wire.FrameDropped):
+        return Result(dropped=message.reason, source=reply.source, frame_id=reply.frame_id)
+    return Result(
+        text=message.full_text,
+        finish_reason=message.finish_reason,
+        usage=message.usage,
+        timings=message.timings,
+        seconds=message.inference_time,
+        source=reply.source,
+        frame_id=reply.frame_id,
+    )
+
+
+def _settings(settings: dict[str, Any]) -> wire.Settings:
+    """Settings by the names of Python.
+
+    Raises:
+        TypeError: there is no such setting.
+    """
+    values = {("max_tokens" if name == "max_output_tokens" else name): value for name, value in settings.items()}
+    unknown = values.keys() - SETTING_NAMES.keys()
+    if unknown:
+        raise TypeError(f"There is no setting {min(unknown)!r}. Settings are {', '.join(SETTING_NAMES)}.")
+    return wire.Settings(**values)
+
+
+# --- opening ----------------------------------------------------------------------------
+
+
+async def _open(url: str, token: str | None, open_seconds: float) -> tuple[ClientConnection, wire.Hello | None]:
+    options: dict[str, Any] = {"proxy": None} if _is_loopback(url) else {}
+    if token is not None:
+        options["additional_headers"] = {"Authorization": f"Bearer {token}"}
+    try:
+        socket = await open_socket(
+            url,
+            subprotocols=[Subprotocol(wire.SUBPROTOCOL)],
+            compression=None,  # tokens are small, pictures are compressed already
+            max_size=MAX_MESSAGE_BYTES,
+            open_timeout=open_seconds,
+            ping_interval=PING_SECONDS,
+            ping_timeout=PING_SECONDS,
+            close_timeout=CLOSE_SECONDS,
+            **options,
+        )
+        return socket, await _hello(socket, open_seconds)
+    except InvalidStatus as error:
+        status = error.response.status_code
+        raise CannotConnect(f"The server at {url} refused the connection (HTTP {status}).", status) from error
+    except (OSError, TimeoutError, WebSocketException, msgspec.MsgspecError) as error:
+        raise CannotConnect(f"There is no connection to {url}: {error or 'it took too long'}.") from error
+
+
+async def _hello(socket: ClientConnection, seconds: float) -> wire.Hello | None:
+    """The greeting, which is the first message of a server that agreed to version 2."""
+    if socket.subprotocol != wire.SUBPROTOCOL:
+        return None
+    try:
+        async with asyncio.timeout(seconds):
+            return msgspec.json.decode(await socket.recv(), type=wire.Hello)
+    except BaseException:
+        await socket.close()
+        raise
+
+
+def _is_loopback(url: str) -> bool:
+    """A proxy could not reach it."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
