@@ -230,7 +230,7 @@ class Talk:
                 case Cancel(turn):
                     self.engine.cancel(turn)
                 case ReportStatus(id):
-                    self.tell(StatusReport(self._stats, id))
+                    self.tell(StatusReport(self._stats, id, self.session.sampling))
 
     def _submit(self, draft: Submit) -> None:
         try:

@@ -73,9 +73,8 @@ class NativeProtocol:
                 return self._error(event, timestamp)
             case events.ConfigUpdated(sent, sampling, id):
                 return wire.ConfigUpdated(updated_fields=sent, current_config=_current_config(sampling), id=id)
-            case events.StatusReport(stats, id, sampling):
-                config = {} if sampling is None else {"config": _current_config(sampling)}
-                return wire.Status(stats={**stats, **config}, id=id)
+            case events.StatusReport():
+                return _status(event)
             case events.Pong(t, id):
                 return wire.Pong(t=t, id=id)
             case events.Hello() | events.GoAway():
@@ -160,6 +159,12 @@ class NativeProtocol:
 
 
 _encoder = msgspec.json.Encoder()
+
+
+def _status(event: events.StatusReport) -> wire.Status:
+    if event.sampling is None:
+        return wire.Status(stats=event.stats, id=event.id)
+    return wire.Status(stats=event.stats | {"config": _current_config(event.sampling)}, id=event.id)
 
 
 def _current_config(sampling: Sampling) -> wire.Settings:
