@@ -103,7 +103,7 @@ async def serve(
     finally:
         for each in sockets:
             each.close()
-        await _end_engine(engine, stop, limits)
+        await _end_engine(engine, limits)
 
 
 async def _unless_stopped(stop: Stop, loading: Any) -> bool:
@@ -124,10 +124,10 @@ async def _unless_stopped(stop: Stop, loading: Any) -> bool:
     return True
 
 
-async def _end_engine(engine: StartableEngine, stop: Stop, limits: Limits) -> None:
-    """Without a deadline of ours unless it is urgent: an engine kills what does not leave."""
+async def _end_engine(engine: StartableEngine, limits: Limits) -> None:
+    """Also when it is urgent: a worker that nobody reaps would keep the model's memory."""
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(0.5 if stop.is_urgent else 4 * limits.shutdown_step_seconds):
+        async with asyncio.timeout(3 * limits.shutdown_step_seconds):
             await engine.stop()
 
 
