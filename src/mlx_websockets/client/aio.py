@@ -68,7 +68,7 @@ async def connect(
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-        await socket.close()  # again, lest the task was cancelled before it began
+        await client.close()  # again, lest the task was cancelled before it began
 
 
 class Client:
@@ -288,10 +288,14 @@ class Client:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            try:
-                await self._socket.close()
-            finally:
-                self._lose()
+            await self.close()
+
+    async def close(self) -> None:
+        """Close the socket and tell everybody who waits. The end of `connect`'s block does this."""
+        try:
+            await self._socket.close()
+        finally:
+            self._lose()
 
     async def _read(self) -> None:
         with contextlib.suppress(ConnectionClosed):
@@ -313,8 +317,8 @@ class Client:
                     draft.reply.note_sent()
 
     def _lose(self) -> None:
-        reason = self._socket.close_reason or self._farewell
-        self._lost = ConnectionLost(self._socket.close_code, reason)
+        if self._lost is None:
+            self._lost = ConnectionLost(self._socket.close_code, self._socket.close_reason or self._farewell)
         for reply in list(self._replies.values()):
             self._fail(reply, self._lost)
         for future in self._calls.values():
