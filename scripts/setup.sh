@@ -12,9 +12,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 VENV=${VENV:-${VIRTUAL_ENV:-.venv}}
-STAMP="$VENV/.mlx-websockets-setup" # the lock file that was installed, and a sum over it and pyproject.toml
-installed_lock='' installed_sum=''
-if [ -f "$STAMP" ]; then read -r installed_lock installed_sum < "$STAMP"; fi
+STAMP="$VENV/.mlx-websockets-setup" # which lock file was installed, and sums of it and of pyproject.toml
+installed_lock='' installed_sum='' installed_project=''
+if [ -f "$STAMP" ]; then read -r installed_lock installed_sum installed_project < "$STAMP"; fi
 remembered=${installed_lock#requirements/linux-}
 EXTRA=${EXTRA:-${remembered%.lock}}
 EXTRA=${EXTRA:-cpu}
@@ -74,6 +74,9 @@ install_packages() {
     "$VENV/bin/python" -m pip uninstall --quiet --yes mlx-cpu mlx-cuda-12 mlx-cuda-13
   fi
   "$VENV/bin/python" -m pip install --disable-pip-version-check --require-hashes -r "$LOCK"
+}
+
+install_checkout() {
   "$VENV/bin/python" -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
 }
 
@@ -87,12 +90,14 @@ install_hooks() {
   echo "✓ git hooks: format, lint and types before a commit; the tests before a push"
 }
 
+sum_of() { cksum < "$1" | tr ' ' -; }
 choose_lock
-sum=$(cat "$LOCK" pyproject.toml | cksum)
-if [ "$LOCK $sum" != "$installed_lock $installed_sum" ] || [ ! -x "$VENV/bin/mlx" ]; then
+sum=$(sum_of "$LOCK") project=$(sum_of pyproject.toml)
+if [ "$LOCK $sum $project" != "$installed_lock $installed_sum $installed_project" ] || [ ! -x "$VENV/bin/mlx" ]; then
   make_environment
-  install_packages
-  printf '%s %s\n' "$LOCK" "$sum" > "$STAMP"
+  [ "$LOCK $sum" = "$installed_lock $installed_sum" ] || install_packages
+  install_checkout
+  printf '%s %s %s\n' "$LOCK" "$sum" "$project" > "$STAMP"
   echo "✓ mlx-websockets is installed in $VENV"
 elif [ "$HOOKS" = yes ]; then
   echo "✓ $VENV is up to date"
