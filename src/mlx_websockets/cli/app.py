@@ -33,8 +33,8 @@ mlx serve --port 8080 --auto-port      the next free port if 8080 is taken"""
 class CommandModule(Protocol):
     """What the module of a command offers."""
 
-    def add_flags(self, parser: argparse.ArgumentParser) -> None:
-        """Add the command's flags to `parser`."""
+    def add_flags(self, flags: "argparse._ArgumentGroup") -> None:
+        """Add the command's own to `flags`."""
         ...
 
     def run(self, arguments: argparse.Namespace) -> None:
@@ -145,8 +145,9 @@ def parser_of(name: str) -> "Parser":
         add_help=False,
         formatter_class=_Formatter,
     )
-    command.module().add_flags(parser)
-    parser.add_argument("--help", "-h", action="help", help="Print this and exit.")
+    flags = parser.add_argument_group("Flags")
+    command.module().add_flags(flags)
+    flags.add_argument("--help", "-h", action="help", help="Print this and exit.")
     return parser
 
 
@@ -178,8 +179,16 @@ class Parser(argparse.ArgumentParser):
 
 
 class _Formatter(argparse.HelpFormatter):
+    """A help that fills the terminal up to a width that can be read, and breaks no name in two."""
+
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=28, width=min(shutil.get_terminal_size().columns, 110) - 2)
+
+    def add_usage(self, usage, actions, groups, prefix=None):  # type: ignore[no-untyped-def]
+        super().add_usage(usage, actions, groups, prefix or "Usage: ")
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(text, width, break_on_hyphens=False)
 
 
 def _suggestion(word: str, known: Iterable[str], otherwise: str, before: str = "") -> str:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # --- flags ----------------------------------------------------------------------------
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(flags: "argparse._ArgumentGroup") -> None:
     """One flag for each field of `Settings`, in their order."""
     types = typing.get_type_hints(Settings)
     for each in dataclasses.fields(Settings):
@@ -32,9 +32,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         flag = "--" + each.name.replace("_", "-")
         help = each.metadata["help"].replace("%", "%%") + _default_note(each.default)
         if value_type is bool:
-            parser.add_argument(flag, action="store_true", help=help)
+            flags.add_argument(flag, action="store_true", help=help)
         else:
-            parser.add_argument(
+            flags.add_argument(
                 flag, type=_reader(value_type), metavar=METAVARS[value_type], default=each.default, help=help
             )
 
