@@ -350,6 +350,7 @@ print("KiB", peak() - before)
     assert int(memory.split()[1]) < 64 * 1024
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 def test_damaged_files_raise_nothing_but_our_error():
     chance = random.Random(20)
     noise = Pillow.frombytes("RGB", (48, 48), chance.randbytes(48 * 48 * 3))

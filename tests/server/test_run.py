@@ -261,6 +261,17 @@ print("served", ready, flush=True)
 """
 
 
+def program(*prefix: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [*prefix, sys.executable, "-c", PROGRAM],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(HERE)},
+    )
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_program_politely(number):
     async def story(process, port):
@@ -270,17 +281,26 @@ def test_a_signal_ends_the_program_politely(number):
             process.send_signal(number)
             assert await close_code(peer) == 1001
 
-    with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(HERE)},
-    ) as process:
+    with program() as process:
         asyncio.run(story(process, int(process.stdout.readline())))
         said, complained = process.communicate(timeout=10)
 
     assert (process.returncode, said, complained) == (0, "served True\n", "")
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    async def story(process, port):
+        async with connect(f"ws://127.0.0.1:{port}", compression=None) as peer:
+            process.send_signal(signal.SIGHUP)
+            await say(peer, type="ping")
+            assert (await hear(peer))["type"] == "pong"
+
+    with program("nohup") as process:
+        asyncio.run(story(process, int(process.stdout.readline())))
+        process.terminate()
+        process.communicate(timeout=10)
+
+    assert process.returncode == 0
 
 
 # --- over plain HTTP ------------------------------------------------------------------

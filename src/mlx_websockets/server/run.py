@@ -50,17 +50,19 @@ class Stop:
 
     @contextlib.contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Ask for each SIGINT, SIGTERM and SIGHUP meanwhile; only a main thread gets any."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
+        """Ask for each SIGINT, SIGTERM and SIGHUP meanwhile.
+
+        What is ignored stays ignored (`nohup` does that), and only a main thread gets any.
+        """
+        is_main = threading.current_thread() is threading.main_thread()
+        heeded = [each for each in STOP_SIGNALS if is_main and signal.getsignal(each) is not signal.SIG_IGN]
         loop = asyncio.get_running_loop()
-        for each in STOP_SIGNALS:
+        for each in heeded:
             loop.add_signal_handler(each, self.ask)
         try:
             yield
         finally:
-            for each in STOP_SIGNALS:
+            for each in heeded:
                 loop.remove_signal_handler(each)
 
 
@@ -87,23 +89,36 @@ async def serve(
     """
     stop = stop or Stop()
     sockets = bind(settings)
-    try:
-        with stop.on_signals():
+    with stop.on_signals():
+        try:
             _raise_descriptor_limit()
             if not await _unless_stopped(stop, engine.start(on_progress)):
                 return False
             port = sockets[0].getsockname()[1]
-            app = create_app(settings, engine, limits)
-            server = _Server(
-                _config(app, limits), app.state.house, stop, lambda: announce(addresses_of(settings.host, port))
+            await _serve_until_stopped(
+                settings, engine, sockets, lambda: announce(addresses_of(settings.host, port)), limits, stop
             )
-            await server.serve(sockets)
-            app.state.house.openers.shutdown(wait=False, cancel_futures=True)
             return True
+        finally:
+            for each in sockets:
+                each.close()
+            await _end_engine(engine, limits)
+
+
+async def _serve_until_stopped(
+    settings: Settings,
+    engine: Engine,
+    sockets: list[socket.socket],
+    on_started: Callable[[], None],
+    limits: Limits,
+    stop: Stop,
+) -> None:
+    app = create_app(settings, engine, limits)
+    house: House = app.state.house
+    try:
+        await _Server(_config(app, limits), house, stop, on_started).serve(sockets)
     finally:
-        for each in sockets:
-            each.close()
-        await _end_engine(engine, limits)
+        house.openers.shutdown(wait=False, cancel_futures=True)
 
 
 async def _unless_stopped(stop: Stop, loading: Any) -> bool:
