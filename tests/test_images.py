@@ -132,10 +132,15 @@ def test_a_large_photo_keeps_its_picture_when_it_is_shrunk_while_decoding():
 def stored_as(upright: Pillow.Image, orientation: int) -> Pillow.Image:
     """How a camera that is held the given way stores a scene."""
     undo = {
-        1: None, 2: Pillow.Transpose.FLIP_LEFT_RIGHT, 3: Pillow.Transpose.ROTATE_180,
-        4: Pillow.Transpose.FLIP_TOP_BOTTOM, 5: Pillow.Transpose.TRANSPOSE, 6: Pillow.Transpose.ROTATE_90, 7: Pillow.Transpose.TRANSVERSE,
+        1: None,
+        2: Pillow.Transpose.FLIP_LEFT_RIGHT,
+        3: Pillow.Transpose.ROTATE_180,
+        4: Pillow.Transpose.FLIP_TOP_BOTTOM,
+        5: Pillow.Transpose.TRANSPOSE,
+        6: Pillow.Transpose.ROTATE_90,
+        7: Pillow.Transpose.TRANSVERSE,
         8: Pillow.Transpose.ROTATE_270,
-    }[orientation]  # fmt: skip
+    }[orientation]
     return upright if undo is None else upright.transpose(undo)
 
 
