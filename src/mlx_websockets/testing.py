@@ -17,7 +17,6 @@ Every message to the peer has its line, in this order; more is a mismatch, as is
 """
 
 import base64
-import binascii
 import itertools
 import json
 import shlex
@@ -27,19 +26,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlx_websockets.errors import InvalidImage
-from mlx_websockets.events import EncodedImage, GoAway, Hello, ServerEvent, StatusReport
+from mlx_websockets.events import GoAway, Hello, ServerEvent, StatusReport
 from mlx_websockets.generation import (
     ChatMessage,
     Delta,
     Failed,
     Finished,
     GenerationRequest,
-    Image,
     Started,
     Timings,
     Update,
     Usage,
 )
+from mlx_websockets.images import open_images
 from mlx_websockets.protocols.native_schema import encode_binary_media
 from mlx_websockets.protocols.wire import WireProtocol
 from mlx_websockets.sampling import Sampling
@@ -149,20 +148,6 @@ SMALL_GIF = base64.b64decode("R0lGODdhAQABAIAAAP///////ywAAAAAAQABAAACAkQBADs=")
 """A white picture of one pixel."""
 
 
-def a_pixel(image: EncodedImage) -> Image:
-    """Stands for opening a picture: whatever is base64 is a white pixel.
-
-    Raises:
-        InvalidImage: it is text and not base64.
-    """
-    if isinstance(image.data, str):
-        try:
-            base64.b64decode(image.data.rpartition(",")[2], validate=True)
-        except (binascii.Error, ValueError):
-            raise InvalidImage("Not a base64 image", image.path) from None
-    return Image(1, 1, b"\xff\xff\xff")
-
-
 class Talk:
     """One peer's protocol and session with an engine, and a clock that only a test moves.
 
@@ -171,7 +156,6 @@ class Talk:
         engine: what answers; may be shared by several talks.
         numbers: where turn numbers come from; share it where the engine is shared.
         stats: what a request for the status is told.
-        open_image: opens a picture, or raises `InvalidImage`.
 
     Attributes:
         sent: the messages to the peer that nobody has taken yet, oldest first.
@@ -187,14 +171,12 @@ class Talk:
         max_waiting: int = 10,
         numbers: Iterator[int] | None = None,
         stats: dict[str, Any] | None = None,
-        open_image: Callable[[EncodedImage], Image] = a_pixel,
     ) -> None:
         self.engine = engine or ScriptedEngine()
         self.sent: deque[str | bytes] = deque()
         self.now = 0.0
         self._protocol = protocol
         self._stats = stats or {}
-        self._open_image = open_image
         self.session = Session(
             sampling, numbers or itertools.count(1), max_waiting=max_waiting, clock_offset=START_OF_TIME
         )
@@ -235,7 +217,7 @@ class Talk:
     def _submit(self, draft: Submit) -> None:
         try:
             messages = tuple(
-                ChatMessage(each.role, each.text, tuple(self._open_image(image) for image in each.images))  # type: ignore[arg-type]
+                ChatMessage(each.role, each.text, open_images(each.images))  # type: ignore[arg-type]
                 for each in draft.messages
             )
         except InvalidImage as error:

@@ -451,7 +451,7 @@ def test_watching_waits_out_trouble_that_passes_and_raises_the_rest() -> None:
     def script(request: GenerationRequest) -> list[Update]:
         if request.messages[0].images[0].width == 1:
             return [Failed(request.id, "engine_restarted", "It died.", retryable=True)]
-        return [Failed(request.id, "context_too_long", "Too long.")]
+        return [Failed(request.id, "prompt_too_long", "Too long.")]
 
     async def story(mlx: Client, engine: Engine) -> None:
         async def camera() -> AsyncIterator[bytes]:
@@ -463,7 +463,7 @@ def test_watching_waits_out_trouble_that_passes_and_raises_the_rest() -> None:
             async for _ in mlx.watch("webcam", camera()):
                 pass
 
-        assert refused.value.code == "context_too_long"
+        assert refused.value.code == "prompt_too_long"
 
     play(story, script)
 

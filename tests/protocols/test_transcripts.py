@@ -1,11 +1,15 @@
 """The golden dialogues, replayed; they are also the examples of the documentation."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
+import msgspec
 import pytest
 
+from mlx_websockets.protocols import native_schema
 from mlx_websockets.protocols.native import NativeProtocol
 from mlx_websockets.testing import Talk, TranscriptMismatch, play, read_transcript
 
@@ -55,11 +59,28 @@ def test_a_line_without_a_mark_is_refused() -> None:
 
 
 def test_the_documentation_shows_the_dialogues_as_they_are() -> None:
-    checked = subprocess.run(
-        [sys.executable, REPOSITORY / "scripts" / "update_docs.py", "--check"],
-        capture_output=True,
-        text=True,
-        check=False,
+    script = REPOSITORY / "scripts" / "update_protocol_docs.py"
+
+    checked = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False)
+
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+@pytest.mark.parametrize("kind", [*get_args(native_schema.PeerMessage), *get_args(native_schema.ServerMessage)])
+def test_the_documentation_names_every_message_and_field(kind: type[msgspec.Struct]) -> None:
+    page = (REPOSITORY / "docs/reference/protocol.md").read_text("utf-8")
+    told = {kind.__struct_config__.tag, *kind.__struct_encode_fields__}
+    reserved = {"token", "last_seq"} if kind is native_schema.Resume else set()
+
+    assert {name for name in told - reserved if f"`{name}`" not in page} == set()
+
+
+def test_the_documentation_names_every_code_of_the_protocol() -> None:
+    page = (REPOSITORY / "docs/reference/protocol.md").read_text("utf-8")
+    source = (REPOSITORY / "src/mlx_websockets/protocols/native.py").read_text("utf-8")
+    codes = set(
+        re.findall(r'"((?:invalid|missing|unknown|too|text|image|un|resume|inference)_[a-z_]+|unsupported)"\)', source)
     )
 
-    assert (checked.returncode, checked.stderr) == (0, "")
+    assert len(codes) > 5
+    assert {code for code in codes if f"| `{code}` |" not in page} == set()
