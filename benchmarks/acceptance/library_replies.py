@@ -13,6 +13,8 @@ from PIL import Image
 
 def main() -> None:
     model, processor = mlx_vlm.load(sys.argv[1])
+    tokenizer = getattr(processor, "tokenizer", processor)
+    stops = tokenizer.stopping_criteria.eos_token_ids
     replies = []
     for question in json.load(sys.stdin):
         files = [base64.b64decode(picture) for picture in question["pictures"]]
@@ -21,7 +23,9 @@ def main() -> None:
         pieces = mlx_vlm.stream_generate(
             model, processor, prompt, image=pictures or None, max_tokens=question["tokens"], temperature=0.0
         )
-        replies.append("".join(piece.text for piece in pieces))
+        # Its tokens, not its text: of bytes that make no code point, its streaming detokenizer drops some.
+        ids = [piece.token for piece in pieces if piece.finish_reason is None]  # the last one repeats a token
+        replies.append(tokenizer.decode([id for id in ids if id not in stops], skip_special_tokens=False))
     json.dump(replies, sys.stdout)
 
 
