@@ -72,6 +72,7 @@ class PeerEngineAndClock(RuleBasedStateMachine):
         self.records: dict[str, Record] = {}
         self.engine: dict[int, Record] = {}  # what runs there; it forgets what ends or is cancelled
         self.talk: list[tuple[str, str]] = []  # the conversation as it should be remembered
+        self.is_drained = False
         self.passed_over = 0  # starts in a row at which a frame that could have started had to wait
         self.names = (f"request {number}" for number in itertools.count())
 
@@ -103,6 +104,7 @@ class PeerEngineAndClock(RuleBasedStateMachine):
             assert [problem.code for problem in problems(actions)] == ["duplicate_id"]
             record.state = "refused"
         elif record.state == "offered":
+            assert not self.is_drained
             record.state = "waiting"
 
     @rule(is_sound=st.booleans(), id=ids)
@@ -203,6 +205,15 @@ class PeerEngineAndClock(RuleBasedStateMachine):
             for record in alive:
                 record.state = "over"
         self.perform(actions)
+
+    @precondition(lambda self: len(self.records) > 25)
+    @rule()
+    def drains(self) -> None:
+        waiting = self.in_state("waiting")
+        actions = self.perform(self.session.drain("shutting_down", "Over soon."))
+        assert len(actions) == len(waiting)
+        assert {record.state for record in waiting} <= {"over"}
+        self.is_drained = True
 
     def teardown(self) -> None:
         self.perform(self.session.close(self.now, code="over", reason="Over."))

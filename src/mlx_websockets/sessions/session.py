@@ -205,23 +205,11 @@ class Session:
     def drain(self, code: str, reason: str) -> list[Action]:
         """Take nothing new: what waits is told why, and so is what still comes; what runs goes on."""
         self._refusal = (code, reason)
-        waiting = [*self._queue, *self._slots]
-        self._queue.clear()
-        self._slots = FrameSlots()
-        return [Send(Problem(message=reason, code=code, turn=turn.label, retryable=True)) for turn in waiting]
+        return self._give_up([*self._queue, *self._slots], code, reason)
 
     def close(self, now: float, *, code: str = "", reason: str = "") -> list[Action]:
         """End everything: with `code` each turn is told of it, without (the peer is gone) none is."""
-        actions: list[Action] = []
-        for turn in self._all_turns():
-            if turn.number in self._running:
-                actions.append(Cancel(turn.number))
-            if code:
-                actions.append(Send(Problem(message=reason, code=code, turn=turn.label, retryable=True)))
-        self._queue.clear()
-        self._slots = FrameSlots()
-        self._running.clear()
-        return actions
+        return self._give_up(self._all_turns(), code, reason)
 
     # --- look -------------------------------------------------------------------------
 
@@ -372,9 +360,18 @@ class Session:
 
     def _fail(self, turn: Turn, update: Failed) -> list[Action]:
         self._forget(turn)
-        if turn.label.is_frame and update.code.startswith("invalid_image"):
-            return [Send(FrameDropped(turn.label, "decode_error"))]
         return [Send(Problem(message=update.message, code=update.code, turn=turn.label, retryable=update.retryable))]
+
+    def _give_up(self, turns: list[Turn], code: str, reason: str) -> list[Action]:
+        """End `turns`; without a `code` nobody is there to be told."""
+        actions: list[Action] = []
+        for turn in turns:
+            if turn.number in self._running:
+                actions.append(Cancel(turn.number))
+            if code:
+                actions.append(Send(Problem(message=reason, code=code, turn=turn.label, retryable=True)))
+            self._forget(turn)
+        return actions
 
     def _forget(self, turn: Turn) -> None:
         if self._running.pop(turn.number, None) is not None:
