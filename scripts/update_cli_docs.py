@@ -5,13 +5,14 @@ scripts/update_cli_docs.py           write docs/reference/cli.md and the table i
 scripts/update_cli_docs.py --check   only say whether they are as they should be
 """
 
+import argparse
 import dataclasses
 import sys
 import typing
 from pathlib import Path
 
 from mlx_websockets import errors
-from mlx_websockets.cli.app import COMMANDS, INTERRUPTED
+from mlx_websockets.cli.app import COMMANDS, INTERRUPTED, parser_of
 from mlx_websockets.cli.serve import type_name
 from mlx_websockets.settings import Settings
 
@@ -37,7 +38,8 @@ def main() -> int:
 
 
 def command_line_page() -> str:
-    commands = "\n".join(f"| `mlx {name}` | {command.summary} |" for name, command in COMMANDS.items())
+    overview = "\n".join(f"| `mlx {name}` | {command.summary} |" for name, command in COMMANDS.items())
+    commands = "\n".join(command_section(name) for name in COMMANDS)
     return f"""# The command line
 
 *This page is written by `make docs` from the code; change that.*
@@ -46,18 +48,32 @@ def command_line_page() -> str:
 
 | Command | What it does |
 |---|---|
-{commands}
+{overview}
 | `mlx help [COMMAND]` | Say what there is, or what a command does and which flags it has. |
 | `mlx --version` | Say which version this is. |
 
-## `mlx serve`
-
-{flags_table()}
-Ctrl-C or SIGTERM ends the server in order: nothing new is accepted, peers are told, running replies end.
-
+{commands}
 ## Exit statuses
 
 {exit_codes()}"""
+
+
+def command_section(name: str) -> str:
+    """A command with its flags; those of the server are settings, which say more."""
+    actions = [action for action in parser_of(name)._actions if action.dest != "help"]
+    text = f"## `mlx {name}`\n\n{COMMANDS[name].summary}\n"
+    if {each.name for each in dataclasses.fields(Settings)} <= {action.dest for action in actions}:
+        text += f"\n{flags_table()}"
+        actions = [action for action in actions if action.dest not in Settings.__slots__]
+    if actions:
+        text += "\n| Flag | Meaning |\n|---|---|\n" + "".join(flag_line(action) for action in actions)
+    return text
+
+
+def flag_line(action: argparse.Action) -> str:
+    names = ", ".join(f"`{name}`" for name in action.option_strings) or f"`{action.metavar or action.dest}`"
+    takes = f" {action.metavar or action.dest.upper()}" if action.option_strings and action.nargs != 0 else ""
+    return f"| {names}{takes} | {(action.help or '').replace('%%', '%')} |\n"
 
 
 def flags_table() -> str:
