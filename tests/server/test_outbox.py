@@ -112,6 +112,45 @@ def test_behind_a_slow_peer_deltas_merge_and_their_numbers_have_no_gap():
     told(story)
 
 
+def test_many_deltas_at_once_merge_instead_of_stalling_a_peer_that_reads():
+    async def story():
+        wire = Wire()
+        outbox = wire.outbox()
+        writer = asyncio.create_task(outbox.deliver())
+        for seq in range(5000):
+            outbox.put(ReplyDelta(A, "x", seq))
+        assert await outbox.flush(5)
+        writer.cancel()
+        return wire
+
+    wire = asyncio.run(story())
+
+    assert wire.verdicts == []
+    assert sum(message.count("x") for message in wire.got) == 5000
+    assert [int(message.split(":")[0][1:]) for message in wire.got] == list(range(len(wire.got)))
+
+
+def test_a_stalled_peer_leaves_its_writer_waiting_not_failing():
+    async def story():
+        wire = Wire()
+        wire.reads.clear()
+        outbox = wire.outbox(max_owed_messages=3)
+        writer = asyncio.create_task(outbox.deliver())
+        for number in range(5):
+            outbox.put(Pong(str(number)))
+        wire.reads.set()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        writer.cancel()
+        await asyncio.gather(writer, return_exceptions=True)
+        return wire, writer
+
+    wire, writer = asyncio.run(story())
+
+    assert wire.verdicts == ["stalled"]
+    assert writer.cancelled()
+
+
 def test_no_delta_passes_another_event_of_its_turn():
     async def story(wire):
         outbox = wire.outbox()

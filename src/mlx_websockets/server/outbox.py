@@ -16,6 +16,9 @@ from mlx_websockets.server.limits import Limits
 
 Message = str | bytes
 
+MERGE_FROM_ENTRIES = 64
+"""So much waiting is slowness too, even if the writer has not had its turn yet."""
+
 
 class PeerGone(Exception):
     """Raised by the function that sends when there is nobody left to send to."""
@@ -112,7 +115,7 @@ class Outbox:
     def _put_delta(self, delta: ReplyDelta) -> None:
         stream = self._streams.setdefault(id(delta.turn), _Stream())
         newest = stream.newest
-        if newest is not None and self._is_sending:
+        if newest is not None and (self._is_sending or len(self._entries) >= MERGE_FROM_ENTRIES):
             assert isinstance(newest.content, ReplyDelta)
             newest.content = replace(newest.content, text=newest.content.text + delta.text)
             stream.merged += 1
@@ -163,5 +166,6 @@ class Outbox:
         self._is_closed = True
         self._entries.clear()
         self._streams.clear()
+        self._has_entries.clear()
         self._is_empty.set()
         tell()
