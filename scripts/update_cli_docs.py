@@ -63,7 +63,7 @@ def command_section(name: str) -> str:
     actions = [action for action in parser_of(name)._actions if action.dest != "help"]
     text = f"## `mlx {name}`\n\n{COMMANDS[name].summary}\n"
     if {each.name for each in dataclasses.fields(Settings)} <= {action.dest for action in actions}:
-        text += f"\n{flags_table()}"
+        text += f"\n{flags_table()}" if name == "serve" else "\nThe flags of [`mlx serve`](#mlx-serve).\n"
         actions = [action for action in actions if action.dest not in Settings.__slots__]
     if actions:
         text += "\n| Flag | Meaning |\n|---|---|\n" + "".join(flag_line(action) for action in actions)
