@@ -8,6 +8,7 @@
     ├── EngineError               the model's side of things; a request ends with it
     └── StartError                the server can't start; `exit_code` tells a script why
         ├── UsageError            a flag is wrong
+        ├── NotRunning            there is no server to do that with
         ├── PortInUse
         ├── ModelNotFound
         ├── ModelBroken           incomplete, truncated, or not safe to open
@@ -95,6 +96,13 @@ class UsageError(StartError):
     exit_code = 2
 
 
+class NotRunning(StartError):
+    """There is no server, or no service, to do that with."""
+
+    code = "not_running"
+    exit_code = 3
+
+
 class PortInUse(StartError):
     """The port that was asked for is taken."""
 
@@ -132,6 +140,6 @@ class ModelBroken(StartError):
 
 START_ERRORS: dict[str, type[StartError]] = {
     error.code: error
-    for error in (StartError, UsageError, PortInUse, ModelNotFound, NoBackend, OutOfMemory, ModelBroken)
+    for error in (StartError, UsageError, NotRunning, PortInUse, ModelNotFound, NoBackend, OutOfMemory, ModelBroken)
 }
 """By `code`, so that a failure in the worker keeps its kind on the way to the terminal."""

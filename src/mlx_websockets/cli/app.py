@@ -47,19 +47,50 @@ class CommandModule(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Action:
+    """What a module that does several commands offers for each. Meets `CommandModule`."""
+
+    add_flags: "Callable[[argparse._ArgumentGroup], None]"
+    run: Callable[[argparse.Namespace], None]
+
+
+@dataclass(frozen=True, slots=True)
 class Command:
-    """A command's line in the help, and the module that does it."""
+    """A command's line in the help, and the module that does it, or `module:member` if it does several."""
 
     summary: str
     module_name: str
 
     def module(self) -> CommandModule:
-        return cast("CommandModule", importlib.import_module(self.module_name))
+        name, _, member = self.module_name.partition(":")
+        found = importlib.import_module(name)
+        return cast("CommandModule", getattr(found, member) if member else found)
 
 
 COMMANDS = {
     "serve": Command("Load a model and serve it, in this terminal.", "mlx_websockets.cli.serve"),
+    "background serve": Command(
+        "Start a server that goes on when this terminal is closed.", "mlx_websockets.cli.background:serve"
+    ),
+    "background stop": Command("Stop a background server.", "mlx_websockets.cli.background:stop"),
+    "background status": Command("Say which servers run, and how they are.", "mlx_websockets.cli.status"),
+    "background logs": Command("Print what a background server has logged.", "mlx_websockets.cli.log"),
+    "background restart": Command(
+        "Stop a background server and start it again, same flags, same port.", "mlx_websockets.cli.background:restart"
+    ),
+    "status": Command("Say which servers run, and how they are.", "mlx_websockets.cli.status"),
+    "ps": Command("Say which servers run, a line for each.", "mlx_websockets.cli.status:ps"),
+    "stop": Command("Stop a server, wherever it was started.", "mlx_websockets.cli.stop"),
+    "cleanup": Command("Remove what servers that are gone have left behind.", "mlx_websockets.cli.cleanup"),
+    "service install": Command(
+        "Have the system start a server, now and at every login.", "mlx_websockets.cli.service:install"
+    ),
+    "service uninstall": Command("Stop it, and have it started no more.", "mlx_websockets.cli.service:uninstall"),
+    "service status": Command("Say what the system says of it.", "mlx_websockets.cli.service:status"),
 }
+
+FAMILIES = {"background": "background", "bg": "background", "service": "service"}
+"""First words of commands that have two, and what they are short for."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -101,11 +132,15 @@ def _told(action: Callable[[], None], wants_traceback: bool) -> int:
 
 
 def _dispatch(arguments: list[str]) -> None:
-    match arguments:
+    match _with_action(arguments):
         case [] | ["-h" | "--help", *_] | ["help"] | ["help", "-h" | "--help" | "help"]:
             print_help()
         case ["--version" | "-V", *_]:
             _print_version()
+        case [name] | [name, "-h" | "--help"] | ["help", name] if name in FAMILIES:
+            print_help(FAMILIES[name])
+        case [name, *_] if name in FAMILIES:
+            raise UsageError(f"mlx {name} has to know what to do.", f"mlx {name} --help")
         case ["help", name, *_]:
             parser_of(name).print_help()
         case [name, *_] if name.startswith("-"):
@@ -117,10 +152,22 @@ def _dispatch(arguments: list[str]) -> None:
             COMMANDS[name].module().run(parser.parse(rest))
 
 
-def print_help() -> None:
-    """The overview: every command and what it is for."""
-    lines = [f"  {name:<10} {command.summary}" for name, command in sorted(COMMANDS.items())]
-    lines.append(f"  {'help':<10} Say what a command does and which flags it has.")
+def _with_action(words: list[str]) -> list[str]:
+    """The words, with a command of two of them as one."""
+    match words:
+        case ["help", *rest]:
+            return ["help", *_with_action(rest)]
+        case [name, action, *rest] if name in FAMILIES and not action.startswith("-"):
+            return [f"{FAMILIES[name]} {action}", *rest]
+    return words
+
+
+def print_help(family: str = "") -> None:
+    """The overview: every command, or those of a family, and what it is for."""
+    summaries = {name: command.summary for name, command in sorted(COMMANDS.items()) if name.startswith(family)}
+    summaries["help"] = "Say what a command does and which flags it has."
+    width = max(map(len, summaries))
+    lines = [f"  {name:<{width}} {summary}" for name, summary in summaries.items()]
     examples = textwrap.indent(EXAMPLES, "  ")
     Console(sys.stdout).text(
         f"Usage: mlx COMMAND [FLAGS]\n\n{DESCRIPTION}\n\nCommands:\n" + "\n".join(lines) + f"\n\nExamples:\n{examples}"

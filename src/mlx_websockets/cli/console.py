@@ -128,6 +128,13 @@ class LoadingDisplay:
         self._console.info(f"{stage}{amount}")
 
 
+def print_json(value: object) -> None:
+    """A value for a program, on standard output."""
+    import json
+
+    Console(sys.stdout).text(json.dumps(value, indent=2))
+
+
 def size(count: int) -> str:
     """A number of bytes for a person: `87 MB`, `2.61 GB`."""
     if count >= 1_000_000_000:

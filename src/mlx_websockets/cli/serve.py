@@ -17,6 +17,7 @@ from mlx_websockets.settings import Settings
 if TYPE_CHECKING:
     import asyncio
 
+    from mlx_websockets.cli.presence import Presence
     from mlx_websockets.engine.messages import Loading, ModelSpec
     from mlx_websockets.server.addresses import Addresses
 
@@ -91,13 +92,15 @@ def run(arguments: argparse.Namespace) -> None:
     import asyncio
 
     from mlx_websockets import logs
+    from mlx_websockets.cli.presence import present
 
-    logs.set_up(settings.debug)
-    if not asyncio.run(_serve(settings, Console(sys.stdout, is_busy=settings.debug))):
-        raise KeyboardInterrupt
+    with present(settings) as presence:
+        logs.set_up(settings.debug)
+        if not asyncio.run(_serve(settings, Console(sys.stdout, is_busy=settings.debug), presence)):
+            raise KeyboardInterrupt
 
 
-async def _serve(settings: Settings, console: Console) -> bool:
+async def _serve(settings: Settings, console: Console, presence: "Presence") -> bool:
     """Whether it was ready before it was stopped."""
     import asyncio
 
@@ -107,17 +110,23 @@ async def _serve(settings: Settings, console: Console) -> bool:
     stop = Stop()
     engine = Engine(_model_spec(settings), run_seed=settings.seed)
     view = ServerView(console, settings, engine.status)
-    farewell = asyncio.create_task(_say_farewell(stop.is_wanted, view), name="farewell")
+    farewell = asyncio.create_task(_say_farewell(stop.is_wanted, view, presence), name="farewell")
+
+    def serving(addresses: "Addresses") -> None:
+        view.serving(addresses)
+        presence.serving(addresses)
+
     try:
-        return await serve(settings, engine, view.serving, on_progress=view.loading, stop=stop)
+        return await serve(settings, engine, serving, on_progress=view.loading, stop=stop)
     finally:
         farewell.cancel()
         view.ended()
 
 
-async def _say_farewell(is_wanted: "asyncio.Event", view: "ServerView") -> None:
+async def _say_farewell(is_wanted: "asyncio.Event", view: "ServerView", presence: "Presence") -> None:
     await is_wanted.wait()
     view.stopping()
+    presence.stopping()
 
 
 def _model_spec(settings: Settings) -> "ModelSpec":

@@ -70,6 +70,8 @@ class Engine:
         self._submitted = 0
         self._info: ModelInfo | None = None
         self._heartbeat = NO_HEARTBEAT
+        self._heartbeat_at = 0.0
+        self._tokens_per_second = 0.0
         self._tokens_of_lost_workers = 0
 
     # --- what it is -----------------------------------------------------------------------
@@ -109,7 +111,8 @@ class Engine:
         """How it is, as plain values.
 
         `state` is one of `supervisor.State`; `model_info` is None before the first load;
-        `memory` is in bytes; `tokens` counts those of every worker so far.
+        `memory` is in bytes; `tokens` counts those of every worker so far, `tokens_per_second`
+        is how fast they came between the last two heartbeats.
         """
         return {
             "state": self._supervisor.state,
@@ -119,6 +122,7 @@ class Engine:
             "running": self._heartbeat.running,
             "waiting": self._heartbeat.waiting,
             "tokens": self._tokens_of_lost_workers + self._heartbeat.tokens,
+            "tokens_per_second": round(self._tokens_per_second, 1),
             "restarts": self._supervisor.restarts,
             "pid": self._supervisor.pid,
             "blas": self._blas.name if self._blas is not None else None,
@@ -197,17 +201,24 @@ class Engine:
                 for update in message.updates:
                     self._deliver(update)
             case Heartbeat():
-                self._heartbeat = message
+                self._hear(message)
             case Ready():
                 self._info = message.info
                 self._heartbeat = msgspec.structs.replace(NO_HEARTBEAT, memory=message.memory)
             case Loading() if self._on_progress is not None:
                 self._on_progress(message)
 
+    def _hear(self, heartbeat: Heartbeat) -> None:
+        now = asyncio.get_running_loop().time()
+        passed, tokens = now - self._heartbeat_at, heartbeat.tokens - self._heartbeat.tokens
+        self._tokens_per_second = tokens / passed if passed > 0 else 0.0
+        self._heartbeat, self._heartbeat_at = heartbeat, now
+
     def _follow(self, state: State) -> None:
         if state != "ready":
             self._tokens_of_lost_workers += self._heartbeat.tokens
             self._heartbeat = NO_HEARTBEAT
+            self._tokens_per_second = 0.0
             self._fail_all(state)
         for listener in self._state_listeners:
             _call(listener)

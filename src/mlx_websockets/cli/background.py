@@ -1,0 +1,117 @@
+"""`mlx background`: a server without a terminal. Starts it, stops it, says how it is."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mlx_websockets.cli import serve as serving
+from mlx_websockets.cli import stop as stopping
+from mlx_websockets.cli.app import INTERRUPTED, Action
+from mlx_websockets.cli.choice import add_choice, choose
+from mlx_websockets.cli.console import Console, print_json
+from mlx_websockets.cli.presence import flags_of
+from mlx_websockets.daemon.process import Launch
+from mlx_websockets.daemon.records import Record, Records
+from mlx_websockets.settings import DEFAULT_PORT
+
+# --- serve ----------------------------------------------------------------------------
+
+
+def _add_serve_flags(flags: "argparse._ArgumentGroup") -> None:
+    serving.add_flags(flags)
+    flags.set_defaults(port=None)  # to tell --port 8765 from nothing said
+    flags.add_argument("--json", action="store_true", help="Print the server's record as JSON.")
+
+
+def _serve(arguments: argparse.Namespace) -> None:
+    """Start a server and return when it takes requests.
+
+    Raises:
+        StartError: it could not start; of the kind that the server itself ended with.
+    """
+    if arguments.port is None:
+        arguments.port = DEFAULT_PORT
+        arguments.auto_port = True
+    flags = flags_of(serving.settings_of(arguments))
+    _start(_console(arguments), Records.of_this_user(), flags, Path.cwd(), as_json=arguments.json)
+
+
+def _start(console: Console, records: Records, flags: Sequence[str], folder: Path, *, as_json: bool) -> None:
+    records.clean()
+    launch = Launch(records, flags, folder=folder)
+    try:
+        record = launch.wait(_Told(console).pass_on)
+    except KeyboardInterrupt:
+        console.over_echo()
+        console.info(f"It goes on in the background, with the id {launch.id}.\nmlx status says how far it is.")
+        raise SystemExit(INTERRUPTED) from None
+    if as_json:
+        import msgspec
+
+        print_json(msgspec.to_builtins(record))
+    else:
+        _tell_started(console, record)
+
+
+class _Told:
+    """Of what a server logs while it loads, what a person should see; its failure is told by `main`."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._has_failed = False
+
+    def pass_on(self, line: str) -> None:
+        mark, _, text = line.partition(" ")
+        self._has_failed = self._has_failed or mark == "✗"
+        if mark == "→" and not self._has_failed:
+            self._console.info(text)
+        elif mark == "!":
+            self._console.warning(text)
+
+
+def _tell_started(console: Console, record: Record) -> None:
+    console.success("Server running in the background")
+    console.table(
+        [("Local", record.url), ("PID", str(record.pid)), ("ID", record.id), ("Log", record.log or "none")],
+    )
+    console.text("mlx status shows how it is, mlx background logs -f what it does, mlx background stop ends it.")
+
+
+# --- restart --------------------------------------------------------------------------
+
+
+def _add_restart_flags(flags: "argparse._ArgumentGroup") -> None:
+    add_choice(flags, several=False)
+    flags.add_argument("--json", action="store_true", help="Print the new server's record as JSON.")
+
+
+def _restart(arguments: argparse.Namespace) -> None:
+    """End a server, and start one with the same flags on the same port.
+
+    Raises:
+        NotRunning: there is none.
+        UsageError: several could be meant.
+        StartError: the old one can't be stopped, or the new one can't start.
+    """
+    records, console = Records.of_this_user(), _console(arguments)
+    (old,) = choose(records.found(), arguments, only_background=True)
+    stopping.end_and_tell(console, records, [old])
+    flags = [flag for flag in old.arguments if not flag.startswith("--port=")]
+    _start(console, records, [*flags, f"--port={old.port}"], Path(old.folder), as_json=arguments.json)
+
+
+# --- the actions ----------------------------------------------------------------------
+
+
+def _stop(arguments: argparse.Namespace) -> None:
+    stopping.stop(arguments, only_background=True)
+
+
+def _console(arguments: argparse.Namespace) -> Console:
+    return Console(sys.stderr if arguments.json else sys.stdout)
+
+
+serve = Action(_add_serve_flags, _serve)
+stop = Action(stopping.add_flags, _stop)
+restart = Action(_add_restart_flags, _restart)

@@ -1,0 +1,101 @@
+"""What a running server shows of itself to other processes: its record, its log, its service manager."""
+
+import contextlib
+import dataclasses
+import logging
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlx_websockets import __version__
+from mlx_websockets.daemon import service
+from mlx_websockets.daemon.log import own_output
+from mlx_websockets.daemon.process import INSTANCE_VARIABLE
+from mlx_websockets.daemon.records import Record, Records, ServerRecord, new_id, start_time
+from mlx_websockets.errors import StartError
+from mlx_websockets.settings import Settings
+
+if TYPE_CHECKING:
+    from mlx_websockets.server.addresses import Addresses
+
+logger = logging.getLogger(__name__)
+
+
+class Presence:
+    """How this server looks from outside, while it lives."""
+
+    def __init__(self, held: ServerRecord | None) -> None:
+        self._held = held
+
+    def serving(self, addresses: "Addresses") -> None:
+        """Connections are accepted from now on."""
+        if self._held is not None:
+            try:
+                self._held.update(state="ready", port=addresses.port, url=addresses.local)
+            except OSError as error:  # a full disk: the server is worth more than its record
+                logger.warning("the server's record can't be changed: %s", error)
+        service.notify("READY=1")
+
+    def stopping(self) -> None:
+        """A stop was asked for."""
+        service.notify("STOPPING=1")
+
+
+@contextlib.contextmanager
+def present(settings: Settings) -> Iterator[Presence]:
+    """Be on record meanwhile, with all output in a log if the starter named one.
+
+    Raises:
+        StartError: a background server has no place for its record or its log; one in a
+            terminal only warns of that.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            log = stack.enter_context(own_output())
+        except OSError as error:
+            raise StartError(f"The log can't be written: {error}.", "Look at that folder.") from None
+        yield Presence(_held(stack, _record(settings, log)))
+
+
+def _held(stack: contextlib.ExitStack, record: Record) -> ServerRecord | None:
+    try:
+        return stack.enter_context(Records.of_this_user().hold(record))
+    except StartError as error:
+        if record.is_background:
+            raise
+        logger.warning("`mlx status` will not know this server: %s", error.reason)
+        return None
+
+
+def _record(settings: Settings, log: Path | None) -> Record:
+    started = start_time(os.getpid())
+    assert started is not None
+    return Record(
+        id=os.environ.pop(INSTANCE_VARIABLE, "") or new_id(),
+        pid=os.getpid(),
+        process_start=started,
+        model=settings.model,
+        host=settings.host,
+        port=settings.port,
+        is_background=log is not None,
+        started_at=time.time(),
+        log=str(log) if log is not None else None,
+        version=__version__,
+        arguments=flags_of(settings),
+        folder=str(Path.cwd()),
+    )
+
+
+def flags_of(settings: Settings) -> list[str]:
+    """The flags of `mlx serve` that say these settings; what has its default is left out."""
+    flags: list[str] = []
+    for each in dataclasses.fields(settings):
+        value = getattr(settings, each.name)
+        flag = "--" + each.name.replace("_", "-")
+        if value is True:
+            flags.append(flag)
+        elif value != each.default:
+            flags.append(f"{flag}={value}")  # in one word: a value may begin with a dash
+    return flags
