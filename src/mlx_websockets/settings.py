@@ -98,6 +98,9 @@ MAX_WAITING = 10
 REPLY_SECONDS = 60.0
 """A reply that takes longer ends with what it has; from the seed."""
 
+WAITING_SECONDS = 300.0
+"""An input that the model had no time for within this is told so."""
+
 SEND_SECONDS = 5.0
 """A peer that takes no message for this long is closed; from the seed."""
 

@@ -653,11 +653,26 @@ def test_a_reply_that_takes_too_long_ends_with_what_it_has() -> None:
     assert (session.next_deadline, session.tick(1000.0)) == (None, [])
 
 
-def test_the_next_deadline_is_the_earliest_and_waiting_turns_have_none() -> None:
-    session = new_session(reply_seconds=60.0)
+def test_what_waits_too_long_is_told_so() -> None:
+    session = new_session(waiting_seconds=300.0)
+    session.receive(question(id="a"), 0.0)
+    session.receive(frame(id="f"), 1.0)
+    session.receive(question(id="b"), 2.0)
+
+    problem, dropped = told(session.tick(301.5))
+
+    assert isinstance(problem, Problem)
+    assert (problem.turn.id, problem.code, problem.retryable) == ("a", "waited_too_long", True)
+    assert isinstance(dropped, FrameDropped)
+    assert (dropped.turn.id, dropped.reason) == ("f", "expired")
+    assert (session.waiting, session.next_deadline) == (1, 302.0)
+
+
+def test_the_next_deadline_is_the_earliest_of_what_runs_and_what_waits() -> None:
+    session = new_session(reply_seconds=60.0, waiting_seconds=300.0)
     for id in ("a", "b", "c"):
         session.receive(question(id=id), 0.0)
-    assert session.next_deadline is None
+    assert session.next_deadline == 300.0
 
     first = started(session, 1.0).turn
     started(session, 2.0)

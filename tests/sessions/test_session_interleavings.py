@@ -35,6 +35,7 @@ from mlx_websockets.sessions.session import MAX_RUNNING, QUESTIONS_BEFORE_A_FRAM
 
 MAX_WAITING = 10
 REPLY_SECONDS = 60.0
+WAITING_SECONDS = 100.0
 PICTURE = EncodedImage("aGVsbG8=")
 
 ids = st.sampled_from([None, None, "a", "b", "c", "d"])
@@ -50,6 +51,7 @@ class Record:
     policy: str = ""  # of a frame
     state: str = "offered"  # then waiting, running, over; or refused
     turn: int = 0
+    offered_at: float = 0.0
     submitted_at: float = 0.0
     has_begun: bool = False
     said: list[str] = field(default_factory=list)
@@ -67,7 +69,13 @@ class Record:
 class PeerEngineAndClock(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.session = Session(Sampling(), itertools.count(1), max_waiting=MAX_WAITING, reply_seconds=REPLY_SECONDS)
+        self.session = Session(
+            Sampling(),
+            itertools.count(1),
+            max_waiting=MAX_WAITING,
+            reply_seconds=REPLY_SECONDS,
+            waiting_seconds=WAITING_SECONDS,
+        )
         self.now = 0.0
         self.records: dict[str, Record] = {}
         self.engine: dict[int, Record] = {}  # what runs there; it forgets what ends or is cancelled
@@ -96,7 +104,7 @@ class PeerEngineAndClock(RuleBasedStateMachine):
         self.offer(ask, policy)
 
     def offer(self, ask: Ask, policy: str = "") -> None:
-        record = self.records[ask.text] = Record(ask.text, ask, policy)
+        record = self.records[ask.text] = Record(ask.text, ask, policy, offered_at=self.now)
         ids_before = self.ids_alive()
         event = FrameInput(ask=ask, frame_id=ask.text, policy=policy) if policy else ask  # type: ignore[arg-type]
         actions = self.perform(self.session.receive(event, self.now))
@@ -189,11 +197,15 @@ class PeerEngineAndClock(RuleBasedStateMachine):
     def passes(self, seconds: float, is_watched: bool) -> None:
         self.now += seconds
         if is_watched:
-            late = [record for record in self.engine.values() if record.submitted_at + REPLY_SECONDS <= self.now]
-            running = len(self.engine)
+            late = [record for record in self.alive() if self.deadline(record) <= self.now]
+            others = len(self.alive()) - len(late)
             self.perform(self.session.tick(self.now))
             assert all(record.state == "over" for record in late)
-            assert len(self.engine) == running - len(late)
+            assert len(self.alive()) == others
+
+    def deadline(self, record: Record) -> float:
+        running = record.state == "running"
+        return record.submitted_at + REPLY_SECONDS if running else record.offered_at + WAITING_SECONDS
 
     @precondition(lambda self: len(self.records) > 25)
     @rule(is_told=st.booleans())
@@ -252,7 +264,7 @@ class PeerEngineAndClock(RuleBasedStateMachine):
             case FrameDropped(turn=label, reason=reason):
                 self.end(label)
                 assert label.is_frame
-                assert reason in ("superseded", "processing_queue_full", "decode_error")
+                assert reason in ("superseded", "processing_queue_full", "decode_error", "expired")
             case Problem(turn=label) if label_name(label) in self.records:
                 self.end(label)
             case Problem(turn=label):
@@ -316,9 +328,8 @@ class PeerEngineAndClock(RuleBasedStateMachine):
         assert self.session.wants_to_start == (can and len(self.engine) < MAX_RUNNING)
 
     @invariant()
-    def the_next_deadline_is_that_of_the_turn_that_runs_longest(self) -> None:
-        since = min((record.submitted_at for record in self.engine.values()), default=None)
-        assert self.session.next_deadline == (None if since is None else since + REPLY_SECONDS)
+    def the_next_deadline_is_the_earliest(self) -> None:
+        assert self.session.next_deadline == min(map(self.deadline, self.alive()), default=None)
 
     @invariant()
     def ids_in_use_are_unique(self) -> None:

@@ -68,6 +68,7 @@ class Connection:
             house.floor.numbers,
             max_waiting=house.limits.max_waiting,
             reply_seconds=house.limits.reply_seconds,
+            waiting_seconds=house.limits.waiting_seconds,
             clock_offset=time.time() - time.monotonic(),
         )
         self._socket = socket
@@ -84,6 +85,7 @@ class Connection:
         )
         self._openings: dict[int, asyncio.Task[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
         self._ending: Ending | None = None
         self._has_ended = asyncio.Event()
         self._tasks: asyncio.TaskGroup
@@ -223,13 +225,15 @@ class Connection:
             self._house.floor.advance()
 
     def _set_timer(self) -> None:
-        """Have `tick` called when a reply has run too long. Deadlines only move back, so one timer does."""
-        deadline = self.session.next_deadline
+        """Have `tick` called at the session's next deadline. A call that comes too early does nothing."""
+        deadline = self.session.next_deadline if self._ending is None else None
+        if self._timer is not None and (deadline is None or deadline < self._timer_at):
+            self._timer.cancel()
+            self._timer = None
         if self._timer is None and deadline is not None:
             delay = max(0.0, deadline - time.monotonic())
             self._timer = asyncio.get_running_loop().call_later(delay, self._tick)
-        elif self._timer is not None and self._ending is not None:
-            self._timer.cancel()
+            self._timer_at = deadline
 
     def _tick(self) -> None:
         self._timer = None

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mlx_websockets.settings import MAX_WAITING, REPLY_SECONDS, SEND_SECONDS, SHUTDOWN_STEP_SECONDS
+from mlx_websockets.settings import MAX_WAITING, REPLY_SECONDS, SEND_SECONDS, SHUTDOWN_STEP_SECONDS, WAITING_SECONDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,6 +13,7 @@ class Limits:
         handshake_seconds: for a peer to have sent its whole HTTP request.
         send_seconds: for a peer to take one message, before it counts as stalled.
         reply_seconds: for one reply.
+        waiting_seconds: for an input to be begun on.
         shutdown_step_seconds: for each step of a shutdown.
         close_seconds: for a peer to answer our close.
         max_connections: sockets in all; more are told 503.
@@ -23,6 +24,7 @@ class Limits:
     handshake_seconds: float = 10.0
     send_seconds: float = SEND_SECONDS
     reply_seconds: float = REPLY_SECONDS
+    waiting_seconds: float = WAITING_SECONDS
     shutdown_step_seconds: float = SHUTDOWN_STEP_SECONDS
     close_seconds: float = 1.0
     max_connections: int = 1000

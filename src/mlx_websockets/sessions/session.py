@@ -105,6 +105,7 @@ class Session:
         numbers: where turn numbers come from; shared by all sessions of a server.
         max_waiting: inputs that may wait.
         reply_seconds: a turn that has run this long is ended with what it has.
+        waiting_seconds: a turn that has waited this long is told so: the engine may be gone for good.
         clock_offset: what to add to `now` to get seconds since 1970, for the `ts` of frames.
     """
 
@@ -115,12 +116,14 @@ class Session:
         *,
         max_waiting: int = 10,
         reply_seconds: float = 60.0,
+        waiting_seconds: float = 300.0,
         clock_offset: float = 0.0,
     ) -> None:
         self.sampling = sampling
         self._numbers = numbers
         self._max_waiting = max_waiting
         self._reply_seconds = reply_seconds
+        self._waiting_seconds = waiting_seconds
         self._clock_offset = clock_offset
         self._queue: list[Turn] = []  # questions and "queue" frames, oldest first
         self._slots = FrameSlots()
@@ -194,13 +197,9 @@ class Session:
         return [self._submission(turn)]
 
     def tick(self, now: float) -> list[Action]:
-        """End the turns that have run too long."""
-        late = [turn for turn in self._running.values() if now >= self._deadline(turn)]
-        actions: list[Action] = []
-        for turn in late:
-            actions.append(Cancel(turn.number))
-            actions += self._finish(turn, "timeout", now)
-        return actions
+        """End the turns that have run, or waited, too long."""
+        late = [turn for turn in self._all_turns() if now >= self._deadline(turn)]
+        return [action for turn in late for action in self._expire(turn, now)]
 
     def drain(self, code: str, reason: str) -> list[Action]:
         """Take nothing new: what waits is told why, and so is what still comes; what runs goes on."""
@@ -229,7 +228,7 @@ class Session:
     @property
     def next_deadline(self) -> float | None:
         """When `tick` will have something to do."""
-        return min((self._deadline(turn) for turn in self._running.values()), default=None)
+        return min((self._deadline(turn) for turn in self._all_turns()), default=None)
 
     # --- requests ---------------------------------------------------------------------
 
@@ -382,8 +381,18 @@ class Session:
             self._slots.take(turn.label.source)
 
     def _deadline(self, turn: Turn) -> float:
-        assert turn.submitted_at is not None
+        if turn.submitted_at is None:
+            return turn.arrived_at + self._waiting_seconds
         return turn.submitted_at + self._reply_seconds
+
+    def _expire(self, turn: Turn, now: float) -> list[Action]:
+        if turn.submitted_at is not None:
+            return [Cancel(turn.number), *self._finish(turn, "timeout", now)]
+        self._forget(turn)
+        if turn.label.is_frame:
+            return [Send(FrameDropped(turn.label, "expired"))]
+        message = f"The model had no time for this within {self._waiting_seconds:g} seconds. Ask again later."
+        return [Send(Problem(message=message, code="waited_too_long", turn=turn.label, retryable=True))]
 
     def _all_turns(self) -> list[Turn]:
         return [*self._running.values(), *self._queue, *self._slots]
