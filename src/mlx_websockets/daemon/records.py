@@ -175,8 +175,8 @@ class Records:
     def clean(self, *, everything: bool = False, now: float | None = None) -> list[Path]:
         """Remove what belongs to no living server, and return what was removed.
 
-        That is stale records and logs older than a week; with `everything` all logs, failures,
-        links and unfinished files too. What a living server has is never touched.
+        That is stale records, files left unfinished, and logs older than a week; with `everything`
+        all logs, failures and links too. What a living server has is never touched.
         """
         now = time.time() if now is None else now
         before = set(self._record_paths())
@@ -190,8 +190,8 @@ class Records:
 
     def _swept(self, path: Path, everything: bool, now: float) -> bool:
         """Whether this was a leftover, and is gone."""
-        is_record = path.suffix == ".json"
-        if not everything if is_record else _age(path, now) < UNFINISHED_KEPT_SECONDS:
+        is_unfinished = path.suffix == ".new"
+        if not (_age(path, now) > UNFINISHED_KEPT_SECONDS if is_unfinished else everything):
             return False
         with _opened(path) as descriptor:
             if descriptor is None:

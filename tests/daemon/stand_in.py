@@ -1,0 +1,47 @@
+"""A program that others take for a server: it has a record, a port and a log, but no model.
+
+Its arguments are flags of `mlx serve`; STAND_IN says how it behaves.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+from mlx_websockets.cli.app import parser_of
+from mlx_websockets.cli.presence import present
+from mlx_websockets.cli.serve import settings_of
+from mlx_websockets.errors import ModelNotFound
+from mlx_websockets.server.addresses import addresses_of
+from mlx_websockets.server.binding import bind
+
+
+def main() -> None:
+    how = os.environ.get("STAND_IN", "ready")
+    settings = replace(settings_of(parser_of("serve").parse(sys.argv[1:])), host="localhost")
+    if how == "crash":
+        print("Segmentation fault, as it were", flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    with present(settings) as presence:
+        print("→ Loading", flush=True)
+        if how == "fail":
+            raise ModelNotFound("There is no such model.", "Try another one.")
+        if how == "stubborn":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+            print(f"child {child.pid}", flush=True)
+        elif how != "loading":
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+        sockets = bind(settings)
+        if how != "loading":
+            presence.serving(addresses_of("localhost", sockets[0].getsockname()[1]))
+        while True:
+            signal.pause()
+
+
+try:
+    main()
+except ModelNotFound as error:
+    print(f"✗ {error.reason}", file=sys.stderr)
+    sys.exit(error.exit_code)
