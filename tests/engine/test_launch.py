@@ -39,7 +39,7 @@ def is_gone(pid: int) -> bool:
 
 async def until_gone(pid: int) -> None:
     async with asyncio.timeout(DEADLINE_SECONDS):
-        while not is_gone(pid):  # noqa: ASYNC110 - only a parent is told
+        while not is_gone(pid):
             await asyncio.sleep(0.005)
 
 

@@ -56,7 +56,7 @@ class Watched:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(DEADLINE_SECONDS):
-        while not condition():  # noqa: ASYNC110 - not everything that is waited for tells
+        while not condition():
             await asyncio.sleep(0.005)
 
 

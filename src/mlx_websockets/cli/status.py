@@ -81,7 +81,8 @@ def _show_details(console: Console, vitals: Vitals) -> None:
         ("Running for", duration(vitals.uptime_seconds)),
         ("Connections", _said(vitals.connections, str)),
         ("Tokens/s now", _said(vitals.tokens_per_second, "{:.1f}".format)),
-        ("Started", f"in the background, id {record.id}" if record.is_background else f"elsewhere, id {record.id}"),
+        ("Runs", "in the background" if record.is_background else "in a terminal, or as a service"),
+        ("ID", record.id),
     ]
     console.table([*rows, ("Log", record.log)] if record.log else rows)
 

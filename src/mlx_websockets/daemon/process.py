@@ -136,7 +136,9 @@ class Launch:
 
 def _error_of(exit_code: int, reason: str, hint: str) -> StartError:
     kinds = {kind.exit_code: kind for kind in START_ERRORS.values()}
-    return kinds.get(exit_code, StartError)(reason, hint)
+    error = kinds.get(exit_code, StartError)(reason, hint)
+    error.exit_code = exit_code if exit_code > 0 else StartError.exit_code
+    return error
 
 
 def _ending(status: int) -> str:
