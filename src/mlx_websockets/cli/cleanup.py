@@ -8,9 +8,7 @@ from mlx_websockets.daemon.records import Records
 
 
 def add_flags(flags: "argparse._ArgumentGroup") -> None:
-    flags.add_argument(
-        "--force", action="store_true", help="Also the logs of this week, and failed starts."
-    )
+    flags.add_argument("--force", action="store_true", help="Also the logs of this week, and failed starts.")
     flags.add_argument("--json", action="store_true", help="Print what was removed as JSON.")
 
 
