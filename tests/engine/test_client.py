@@ -1,4 +1,5 @@
 import asyncio
+import itertools
 import os
 import signal
 import sys
@@ -329,6 +330,23 @@ def test_tokens_are_counted_across_restarts() -> None:
         await ask(engine, request_of(2, "say three"))
 
         await until(lambda: engine.status()["tokens"] == 3)
+
+    play(engine, story)
+
+
+def test_the_status_says_how_fast_tokens_come_now() -> None:
+    engine = engine_of()
+    numbers = itertools.count(1)
+
+    async def speaking() -> None:
+        while engine.status()["tokens_per_second"] == 0:
+            await ask(engine, request_of(next(numbers), "say one two"))
+
+    async def story() -> None:
+        assert engine.status()["tokens_per_second"] == 0
+        async with asyncio.timeout(10):
+            await speaking()
+        await until(lambda: engine.status()["tokens_per_second"] == 0)
 
     play(engine, story)
 

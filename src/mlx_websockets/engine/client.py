@@ -204,7 +204,7 @@ class Engine:
                 self._hear(message)
             case Ready():
                 self._info = message.info
-                self._heartbeat = msgspec.structs.replace(NO_HEARTBEAT, memory=message.memory)
+                self._hear(msgspec.structs.replace(NO_HEARTBEAT, memory=message.memory))
             case Loading() if self._on_progress is not None:
                 self._on_progress(message)
 
