@@ -17,6 +17,7 @@ class Limits:
         shutdown_step_seconds: for each step of a shutdown.
         close_seconds: for a peer to answer our close.
         max_connections: sockets in all; more are told 503.
+        max_fragments: frames of one message; `websockets` counts them too, but not where uvicorn uses it.
         max_waiting: inputs of one connection that may wait.
         max_owed_messages, max_owed_bytes: what an outbox holds before its peer counts as stalled.
     """
@@ -28,6 +29,7 @@ class Limits:
     shutdown_step_seconds: float = SHUTDOWN_STEP_SECONDS
     close_seconds: float = 1.0
     max_connections: int = 1000
+    max_fragments: int = 4096
     max_waiting: int = MAX_WAITING
     max_owed_messages: int = 512
     max_owed_bytes: int = 1024 * 1024

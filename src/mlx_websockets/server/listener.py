@@ -6,9 +6,9 @@ closed; and an application finds `abort` in its scope's state, because closing a
 waits for a peer that no longer reads.
 
 What is relied on of uvicorn: `connection_made`, `connection_lost`, `handle_websocket_upgrade`,
-`cycle`, `connections` of the one, `run_asgi`, `handle_ping`, `keepalive_timeout`,
-`handle_parser_exception`, `scope` of the other, and `transport` of both. Fragments are counted
-by `websockets` itself (since 17.4).
+`cycle`, `connections` of the one, `run_asgi`, `handle_cont`, `frames`, `conn`, `close_sent`,
+`handle_ping`, `keepalive_timeout`, `handle_parser_exception`, `scope` of the other, and
+`transport` of both.
 """
 
 import asyncio
@@ -74,6 +74,16 @@ def websocket_protocol(limits: Limits) -> type[WebSocketsSansIOProtocol]:
         async def run_asgi(self) -> None:
             self.scope["state"]["abort"] = self.transport.abort
             await super().run_asgi()
+
+        def handle_cont(self, event: Any) -> None:
+            if self.close_sent:
+                return  # what is left of a message that was refused
+            if len(self.frames) < limits.max_fragments:
+                super().handle_cont(event)
+            else:
+                self.frames = []
+                self.conn.fail(1009, f"more than {limits.max_fragments} fragments")
+                self.handle_parser_exception()
 
         def handle_ping(self) -> None:
             if self.transport.get_write_buffer_size() > MAX_PONG_BYTES:

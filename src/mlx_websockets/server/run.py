@@ -7,11 +7,14 @@ lets go of the sockets. Prints nothing.
 
 import asyncio
 import contextlib
+import errno
+import logging
 import resource
 import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, Protocol
 
 import uvicorn
@@ -25,9 +28,16 @@ from mlx_websockets.server.limits import Limits
 from mlx_websockets.server.listener import http_protocol, websocket_protocol
 from mlx_websockets.settings import MAX_MESSAGE_BYTES, Settings
 
+logger = logging.getLogger(__name__)
+
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TICK_SECONDS = 0.02
 DESCRIPTORS = 10_240
+KEPT_DESCRIPTORS = 32
+"""For what is not a peer's: the worker, the log, the listeners, what a library opens for a moment."""
+
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+COMPLAINT_SECONDS = 10.0
 
 
 class StartableEngine(Engine, Protocol):
@@ -91,7 +101,8 @@ async def serve(
     sockets = bind(settings)
     with stop.on_signals():
         try:
-            _raise_descriptor_limit()
+            limits = _within_descriptors(limits)
+            _complain_calmly(asyncio.get_running_loop())
             if not await _unless_stopped(stop, engine.start(on_progress)):
                 return False
             port = sockets[0].getsockname()[1]
@@ -116,7 +127,7 @@ async def _serve_until_stopped(
     app = create_app(settings, engine, limits)
     house: House = app.state.house
     try:
-        await _Server(_config(app, limits), house, stop, on_started).serve(sockets)
+        await _Server(listener_config(app, limits), house, stop, on_started).serve(sockets)
     finally:
         house.openers.shutdown(wait=False, cancel_futures=True)
 
@@ -146,7 +157,8 @@ async def _end_engine(engine: StartableEngine, limits: Limits) -> None:
             await engine.stop()
 
 
-def _config(app: Any, limits: Limits) -> uvicorn.Config:
+def listener_config(app: Any, limits: Limits) -> uvicorn.Config:
+    """How any ASGI application is listened for; the conformance suite runs an echo behind it."""
     return uvicorn.Config(
         app,
         http=http_protocol(limits),
@@ -209,10 +221,35 @@ class _Server(uvicorn.Server):
             await asyncio.sleep(TICK_SECONDS)
 
 
-def _raise_descriptor_limit() -> None:
-    """Each connection is a descriptor, and macOS gives a program 256."""
+def _within_descriptors(limits: Limits) -> Limits:
+    """Each connection is a descriptor, and macOS gives a program 256: ask for more, promise no more than there are."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+    if soft == resource.RLIM_INFINITY:
+        return limits
+    return replace(limits, max_connections=max(1, min(limits.max_connections, soft - KEPT_DESCRIPTORS)))
+
+
+def _complain_calmly(loop: asyncio.AbstractEventLoop) -> None:
+    if loop.get_exception_handler() is None:  # else it is somebody's who knows better
+        loop.set_exception_handler(_Complaints())
+
+
+class _Complaints:
+    """The event loop's exception handler. A loop out of descriptors complains for each peer that knocks; one
+    line in a while says as much."""
+
+    def __init__(self) -> None:
+        self._silent_until = 0.0
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if not (isinstance(error, OSError) and error.errno in EXHAUSTED):
+            loop.default_exception_handler(context)
+        elif loop.time() >= self._silent_until:
+            self._silent_until = loop.time() + COMPLAINT_SECONDS
+            logger.warning("connections wait: %s", error.strerror)
