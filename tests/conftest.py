@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from mlx_websockets.engine.models.cache import cache_folder
 from mlx_websockets.engine.worker import demo
 from tiny_models import tiny_gemma3 as tiny_gemma3_source
 
@@ -27,7 +28,7 @@ def smollm2() -> Path:
 def tiny_gemma3() -> Path:
     """The default model's architecture with random weights: sees, talks nonsense, fast (0.8 MB)."""
     recipe = hashlib.sha256(Path(tiny_gemma3_source.__file__).read_bytes()).hexdigest()[:12]
-    folder = demo.cache_folder() / f"tiny-gemma3-{recipe}"
+    folder = cache_folder() / f"tiny-gemma3-{recipe}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(folder.name + ".lock")):
         if not folder.is_dir():

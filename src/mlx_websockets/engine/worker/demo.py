@@ -7,7 +7,6 @@ docs/explanation/demo-model.md says what it can and can't do.
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -17,12 +16,12 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 from filelock import FileLock, Timeout
 
 from mlx_websockets.engine.messages import Loading
+from mlx_websockets.engine.models.cache import cache_folder
+from mlx_websockets.engine.models.checkpoints import check_folder
 from mlx_websockets.engine.worker import smollm2
-from mlx_websockets.engine.worker.checkpoints import check_folder
 from mlx_websockets.engine.worker.smollm2 import SmolLM2, get_smollm2
 from mlx_websockets.errors import ModelBroken, StartError
 
@@ -110,11 +109,6 @@ def smollm2_text_model(report: Callable[[Loading], None]) -> Path:
         StartError: the cache can't be written, or another process is building for too long.
     """
     return _built_once(f"smollm2-{RECIPE}", _write_text_model, report)
-
-
-def cache_folder() -> Path:
-    """Where built models live; the environment's MLX_WS_CACHE comes first."""
-    return Path(os.environ.get("MLX_WS_CACHE") or platformdirs.user_cache_dir("mlx-websockets")) / "models"
 
 
 Write = Callable[[SmolLM2, Path], None]

@@ -17,8 +17,8 @@ from typing import Any
 import psutil
 
 from mlx_websockets.engine.messages import Loading, ModelInfo, ModelSpec
-from mlx_websockets.engine.worker import hub
-from mlx_websockets.engine.worker.checkpoints import Checkpoint, check_folder
+from mlx_websockets.engine.models import hub
+from mlx_websockets.engine.models.checkpoints import Checkpoint, check_folder
 from mlx_websockets.engine.worker.demo import demo_model
 from mlx_websockets.engine.worker.overlay import what_libraries_see
 from mlx_websockets.errors import ModelBroken, ModelNotFound, NoBackend, OutOfMemory, StartError

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from mlx_websockets.engine.messages import ModelSpec
-from mlx_websockets.engine.worker.checkpoints import read_json_object
+from mlx_websockets.engine.models.checkpoints import read_json_object
 from mlx_websockets.errors import ModelBroken, StartError, UsageError
 
 SHOWN = (".json", ".jsonl", ".safetensors", ".model", ".tiktoken", ".txt", ".jinja", ".spm")

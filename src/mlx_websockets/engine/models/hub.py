@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mlx_websockets.engine.messages import Loading
-from mlx_websockets.engine.worker.checkpoints import check_folder
+from mlx_websockets.engine.models.checkpoints import check_folder
 from mlx_websockets.errors import ModelBroken, ModelNotFound, StartError
 
 _NAME = r"[A-Za-z0-9](?:[\w.-]{0,94}[A-Za-z0-9_])?"

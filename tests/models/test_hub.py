@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_websockets.engine.worker.hub import is_model_id
+from mlx_websockets.engine.models.hub import is_model_id
 
 COMMIT = "a" * 40
 
@@ -90,7 +90,7 @@ def fetch(hub: Hub, home: Path, model: str = "me/tiny", *, trust: bool = False, 
     """Fetch in a fresh interpreter (the hub's library reads its environment once); the lines it said."""
     program = f"""
 from pathlib import Path
-from mlx_websockets.engine.worker.hub import fetch
+from mlx_websockets.engine.models.hub import fetch
 from mlx_websockets.errors import StartError
 def report(loading):
     print("report", loading.unit, loading.done, loading.total)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mlx_websockets.engine.worker.checkpoints import check_folder, check_safetensors
+from mlx_websockets.engine.models.checkpoints import check_folder, check_safetensors
 from mlx_websockets.errors import ModelBroken
 
 TENSOR = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
