@@ -1,6 +1,7 @@
 """Real models to test with, small ones. Each is built once and kept in the user's cache directory."""
 
 import hashlib
+import os
 import tempfile
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from filelock import FileLock
 from mlx_websockets.engine.models.cache import cache_folder
 from mlx_websockets.engine.worker import demo
 from tiny_models import tiny_gemma3 as tiny_gemma3_source
+
+# Servers that tests start are on no record of the user's, and are stopped by none of their commands.
+os.environ["MLX_WS_STATE"] = tempfile.mkdtemp(prefix="mlx-ws-test-")
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -81,9 +82,9 @@ def serve(model: str | Path, *flags: str, env: dict[str, str] | None = None) -> 
         "localhost",
         *flags,
     ]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **(env or {})}
-    )
+    state = tempfile.mkdtemp(prefix="mlx-ws-")  # on no record of the user's
+    environment = {**os.environ, "MLX_WS_STATE": state, **(env or {})}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
     server = Server(process)
     try:
         server.wait_until_up()
