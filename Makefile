@@ -11,7 +11,7 @@ export VENV PYTHON EXTRA
 
 RUN := $(VENV)/bin/python -m
 
-.PHONY: help demo setup test test-cov lint format types contracts docs docs-check lock all build clean
+.PHONY: help demo setup test test-cov conformance lint format types contracts docs docs-check lock all build clean
 .DEFAULT_GOAL := help
 
 help: ## say what there is
@@ -28,6 +28,9 @@ test: setup ## set up, then run the tests (ARGS="tests/cli -x")
 
 test-cov: setup ## the tests, with the lines they miss
 	$(RUN) pytest --cov=mlx_websockets --cov-report=term-missing $(ARGS)
+
+conformance: setup ## try the Autobahn cases on the server's listener (fetches their runner)
+	@./scripts/conformance.sh
 
 lint: setup ## check style
 	$(RUN) ruff format --check

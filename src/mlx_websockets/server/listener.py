@@ -6,9 +6,9 @@ closed; and an application finds `abort` in its scope's state, because closing a
 waits for a peer that no longer reads.
 
 What is relied on of uvicorn: `connection_made`, `connection_lost`, `handle_websocket_upgrade`,
-`cycle`, `connections` of the one, `run_asgi`, `handle_cont`, `frames`, `conn`, `close_sent`,
-`handle_ping`, `keepalive_timeout`, `handle_parser_exception`, `scope` of the other, and
-`transport` of both.
+`cycle`, `connections` of the one, `run_asgi`, `handle_cont`, `send_receive_event_to_app`, `frames`,
+`curr_msg_data_type`, `conn`, `close_sent`, `handle_ping`, `keepalive_timeout`,
+`handle_parser_exception`, `scope` of the other, and `transport` of both.
 """
 
 import asyncio
@@ -81,8 +81,20 @@ def websocket_protocol(limits: Limits) -> type[WebSocketsSansIOProtocol]:
             if len(self.frames) < limits.max_fragments:
                 super().handle_cont(event)
             else:
-                self.frames = []
-                self.conn.fail(1009, f"more than {limits.max_fragments} fragments")
+                self._refuse(1009, f"more than {limits.max_fragments} fragments")
+
+        def send_receive_event_to_app(self) -> None:
+            whole = b"".join(self.frames)
+            if self.curr_msg_data_type == "text" and not _is_utf8(whole):
+                self._refuse(1007, "text that is no UTF-8")  # uvicorn would log a traceback for each
+            else:
+                self.frames = [whole]
+                super().send_receive_event_to_app()
+
+        def _refuse(self, code: int, reason: str) -> None:
+            self.frames = []
+            if not self.close_sent:
+                self.conn.fail(code, reason)
                 self.handle_parser_exception()
 
         def handle_ping(self) -> None:
@@ -103,3 +115,13 @@ def websocket_protocol(limits: Limits) -> type[WebSocketsSansIOProtocol]:
             self.loop.call_later(limits.close_seconds, self.transport.abort)
 
     return BoundedWebSocket
+
+
+def _is_utf8(data: bytes) -> bool:
+    if data.isascii():  # nearly free, and true of every large message
+        return True
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
