@@ -1,89 +1,14 @@
 """Models come from a hub: here one that speaks its protocol from this machine, and has its moods."""
 
-import json
 import os
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from hashlib import sha1
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from local_hub import Hub
 
 from mlx_websockets.engine.models.hub import is_model_id
-
-COMMIT = "a" * 40
-
-
-@dataclass
-class Hub:
-    """A hub with one model, `me/tiny`; `mood` is the status and error code of every answer."""
-
-    folder: Path
-    mood: tuple[int, str] = (200, "")
-    asked: list[str] = field(default_factory=list)
-    url: str = ""
-    claimed_bytes: int | None = None
-
-    def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
-        self.asked.append(path)
-        status, code = self.mood
-        if status != 200:
-            return status, {"X-Error-Code": code, "X-Error-Message": "The hub says no."}, b"{}"
-        if path.startswith("/api/models/me/tiny/revision/main"):
-            return 200, {}, json.dumps({"id": "me/tiny", "sha": COMMIT}).encode()
-        if path.startswith(f"/api/models/me/tiny/tree/{COMMIT}"):
-            return 200, {}, json.dumps([self._entry(file) for file in self.folder.iterdir()]).encode()
-        file = self.folder / path.partition(f"/me/tiny/resolve/{COMMIT}/")[2]
-        if file.is_file():
-            entry = self._entry(file)
-            headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{entry["oid"]}"', "X-Linked-Size": str(entry["size"])}
-            return 200, headers, file.read_bytes()
-        return 404, {"X-Error-Code": "RepoNotFound"}, b"{}"
-
-    def _entry(self, file: Path) -> dict[str, str | int]:
-        content = file.read_bytes()
-        size = len(content) if self.claimed_bytes is None else self.claimed_bytes
-        return {"type": "file", "path": file.name, "size": size, "oid": sha1(content).hexdigest()}
-
-
-@pytest.fixture
-def hub(tiny_gemma3: Path, tmp_path: Path) -> Iterator[Hub]:
-    folder = tmp_path / "on-the-hub"
-    folder.mkdir()
-    for file in tiny_gemma3.iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    (folder / "evil.py").write_text("raise SystemExit")
-    (folder / "pytorch_model.bin").write_bytes(b"pickle")
-    hub = Hub(folder)
-
-    class Door(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            status, headers, body = hub.answer(self.path)
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body)
-
-        do_HEAD = do_GET  # noqa: N815
-
-        def log_message(self, *args: object) -> None:
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Door)
-    hub.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield hub
-    server.shutdown()
-    server.server_close()
-    thread.join()
 
 
 def fetch(hub: Hub, home: Path, model: str = "me/tiny", *, trust: bool = False, **environment: str) -> list[str]:

@@ -248,7 +248,7 @@ def find_blas(environment: Mapping[str, str] = os.environ) -> Blas | None:
     Raises:
         UsageError: `MLX_WS_BLAS` names something that can't be preloaded.
     """
-    if sys.platform != "linux" or not _mlx_runs_on_cpu():
+    if sys.platform != "linux" or not mlx_runs_on_cpu():
         return None
     wanted = environment.get("MLX_WS_BLAS", "")
     if wanted.lower() == "none":
@@ -260,7 +260,8 @@ def find_blas(environment: Mapping[str, str] = os.environ) -> Blas | None:
     return next((blas for blas in _candidates() if _has_gemm({**environment, "LD_PRELOAD": blas.path})), None)
 
 
-def _mlx_runs_on_cpu() -> bool:
+def mlx_runs_on_cpu() -> bool:
+    """Whether the installed mlx has no GPU to compute on."""
     return _is_installed("mlx-cpu") and not (_is_installed("mlx-cuda-12") or _is_installed("mlx-cuda-13"))
 
 

@@ -123,6 +123,20 @@ class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
 FromWorker = Loading | Ready | LoadFailed | Updates | Heartbeat
 
 
+# --- from the programs of `worker/probe.py`, in JSON lines ----------------------------
+
+
+class Backend(msgspec.Struct, frozen=True, tag="backend"):
+    """What MLX computes on: "metal", "cuda" or "cpu"; bytes that weights could take now; versions."""
+
+    name: str
+    memory_bytes: int
+    versions: dict[str, str]
+
+
+ProbeMessage = Backend | Loading | LoadFailed
+
+
 def encode(message: ToWorker | FromWorker) -> bytes:
     return msgspec.msgpack.encode(message)
 

@@ -10,6 +10,7 @@ import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,15 +64,55 @@ def _cached(model_id: str, patterns: list[str], trust_remote_code: bool) -> Path
     return Path(folder)
 
 
-def _download(model_id: str, patterns: list[str], report: Callable[[Loading], None]) -> Path:
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a download takes: bytes of all files, of those that are missing here, and of the weights."""
+
+    total_bytes: int
+    missing_bytes: int
+    weights_bytes: int
+
+
+def plan(model_id: str, *, trust_remote_code: bool = False) -> Plan:
+    """Ask the hub what fetching a model would take.
+
+    Raises:
+        ModelNotFound: there is no such model, it may not be read, or the hub can't be reached.
+        StartError: there is no room for it.
+    """
+    try:
+        return _plan(model_id, WANTED + CODE if trust_remote_code else WANTED)
+    except StartError:
+        raise
+    except Exception as error:
+        raise _explained(model_id, error) from error
+
+
+def is_cached(model_id: str, *, trust_remote_code: bool = False) -> bool:
+    """Whether a model is in the hub's cache, whole. Asks nobody."""
+    return _cached(model_id, WANTED + CODE if trust_remote_code else WANTED, trust_remote_code) is not None
+
+
+def _plan(model_id: str, patterns: list[str]) -> Plan:
     from huggingface_hub import constants, snapshot_download
+
+    files = snapshot_download(model_id, allow_patterns=patterns, ignore_patterns=UNWANTED, dry_run=True)
+    found = Plan(
+        total_bytes=sum(file.file_size or 0 for file in files),
+        missing_bytes=sum(file.file_size or 0 for file in files if file.will_download),
+        weights_bytes=sum(file.file_size or 0 for file in files if file.filename.endswith(".safetensors")),
+    )
+    _require_room(Path(constants.HF_HUB_CACHE), found.missing_bytes, model_id)
+    return found
+
+
+def _download(model_id: str, patterns: list[str], report: Callable[[Loading], None]) -> Path:
+    from huggingface_hub import snapshot_download
 
     stage = f"Downloading {model_id}"
     report(Loading(f"Looking for {model_id} on Hugging Face"))
     try:
-        files = snapshot_download(model_id, allow_patterns=patterns, ignore_patterns=UNWANTED, dry_run=True)
-        total = sum(file.file_size or 0 for file in files if file.will_download)
-        _require_room(Path(constants.HF_HUB_CACHE), total, model_id)
+        total = _plan(model_id, patterns).missing_bytes
         bar_class, done = _silent_bars()
         folder = _while_reporting(
             lambda: snapshot_download(

@@ -169,12 +169,12 @@ def _refuse_unknown_kind(checkpoint: Checkpoint, spec: ModelSpec) -> None:
 
 
 def _refuse_what_does_not_fit(name: str, weights_bytes: int, backend: str) -> None:
-    available_bytes = _available_bytes(backend)
-    if weights_bytes > available_bytes:
-        raise _too_big(name, weights_bytes, available_bytes)
+    room_bytes = available_bytes(backend)
+    if weights_bytes > room_bytes:
+        raise _too_big(name, weights_bytes, room_bytes)
 
 
-def _available_bytes(backend: str) -> int:
+def available_bytes(backend: str) -> int:
     """Memory that weights could take, in bytes."""
     import mlx.core as mx
 
