@@ -15,6 +15,8 @@ from benchmarks.acceptance.serving import Server, peer, serve
 
 COUNT = 10_000
 BATCH = 200
+PAUSE_SECONDS = 0.2
+"""Between two batches, so that the other peer asks many times meanwhile."""
 CORPUS: tuple[str | bytes, ...] = (
     "",
     " ",
@@ -139,6 +141,7 @@ async def send_nonsense(server: Server, count: int = COUNT) -> dict[str, Any]:
                 if message["type"] == "pong" and message.get("t") == f"end of {start}":
                     break
                 answers[message["type"] if message["type"] != "error" else f"error {message['code']}"] += 1
+            await asyncio.sleep(PAUSE_SECONDS)
         still_open = talk.socket.state.name == "OPEN"
     stop.set()
     await bystander
