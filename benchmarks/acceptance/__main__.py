@@ -1,18 +1,12 @@
 """Every promise, one after the other, and the report: `python -m benchmarks.acceptance [NAME ...]`."""
 
-import datetime
-import importlib.metadata
-import os
-import platform
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.acceptance import cancels, fidelity, frames, kills, malformed, neighbours, pictures, streaming
-from benchmarks.acceptance.report import Outcome
-
-RESULTS = Path(__file__).parents[1] / "results"
+from benchmarks.acceptance.report import Outcome, write_report
 
 
 def check_fidelity() -> Outcome:
@@ -45,23 +39,8 @@ def main() -> int:
         outcomes.append(PROMISES[name]())
         outcomes[-1].show()
     if names == list(PROMISES):
-        write_report(outcomes)
+        write_report("acceptance", "python -m benchmarks.acceptance", outcomes)
     return 0 if all(outcome.kept for outcome in outcomes) else 1
-
-
-def write_report(outcomes: list[Outcome]) -> None:
-    today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    versions = ", ".join(
-        f"{name} {importlib.metadata.version(name)}"
-        for name in ("mlx-websockets", "mlx", "mlx-vlm", "uvicorn", "websockets")
-    )
-    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, no GPU"
-    head = (
-        f"# What the server promises, tried on {today}\n\n`python -m benchmarks.acceptance`\n\n"
-        f"{machine}; Python {platform.python_version()}; {versions}.\n\n"
-    )
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"acceptance-{today}.md").write_text(head + "\n".join(outcome.as_markdown() for outcome in outcomes))
 
 
 if __name__ == "__main__":
