@@ -5,6 +5,7 @@ here, before a model is touched.
 """
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,26 @@ from mlx_websockets.sampling import MAX_SEED, MAX_TOKENS, Sampling
 
 DEFAULT_MODEL = "mlx-community/gemma-3-4b-it-4bit"
 DEFAULT_PORT = 8765
+DEFAULT_TLS_PORT = 8766
+MIN_TOKEN_LENGTH = 16
+MAX_TOKEN_LENGTH = 256
 DEFAULT_TOKEN_LIMIT = 512
 EVERY_ADDRESS = "0.0.0.0"  # noqa: S104 - the seed says so
 
+_TOKEN = re.compile(rf"[!-~]{{{MIN_TOKEN_LENGTH},{MAX_TOKEN_LENGTH}}}")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+", re.ASCII | re.IGNORECASE)
+_NAME = re.compile(r"[a-z0-9_.-]+", re.ASCII | re.IGNORECASE)
 
-def setting(default: Any, help: str, *, least: float | None = None, most: float | None = None) -> Any:
-    """A dataclass field that carries what the command line and the docs say about it; both bounds or none."""
-    return dataclasses.field(default=default, metadata={"help": help, "least": least, "most": most})
+
+def setting(
+    default: Any, help: str, *, least: float | None = None, most: float | None = None, is_secret: bool = False
+) -> Any:
+    """A dataclass field that carries what the command line and the docs say about it; both bounds or none.
+
+    What is secret is in no `repr`, and goes to other processes through the environment alone.
+    """
+    metadata = {"help": help, "least": least, "most": most, "is_secret": is_secret}
+    return dataclasses.field(default=default, metadata=metadata, repr=not is_secret)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +49,28 @@ class Settings:
     port: int = setting(DEFAULT_PORT, "Port to listen on; 0 lets the system choose one.", least=0, most=65535)
     auto_port: bool = setting(False, "If the port is taken, use the next free one.")
     host: str = setting(EVERY_ADDRESS, "Address to bind to; `localhost` keeps the server to this machine.")
+    token: str | None = setting(
+        None,
+        "Token that other machines need; `-` reads it from standard input. "
+        "Not given, it is made at the first start: see `mlx token`.",
+        is_secret=True,
+    )
+    token_file: str | None = setting(None, "File with that token; made, with a new one, if there is none.")
+    no_auth: bool = setting(False, "Let everybody on the network in, without a token.")
+    allow_origin: tuple[str, ...] = setting(
+        (), "Web pages of this origin may connect, such as `https://example.org`. May be repeated."
+    )
+    allowed_host: tuple[str, ...] = setting(
+        (), "A name under which the server is reached, such as that of a proxy. May be repeated."
+    )
+    tls: str | None = setting(
+        None, "`auto`: encrypted connections too, with a certificate that the server makes: see `mlx cert`."
+    )
+    tls_cert: str | None = setting(None, "Encrypted connections too, with this certificate (PEM, the chain included).")
+    tls_key: str | None = setting(None, "The key of that certificate (PEM, not encrypted).")
+    tls_port: int = setting(
+        DEFAULT_TLS_PORT, "Port for encrypted connections; 0 lets the system choose one.", least=0, most=65535
+    )
     trust_remote_code: bool = setting(
         False, "Let Python code inside the model's folder run. Only for models you trust."
     )
@@ -70,6 +106,30 @@ class Settings:
             raise UsageError("--model is empty.", "Try --model demo.")
         if not self.host.strip():
             raise UsageError("--host is empty.", f"Try --host localhost, or --host {EVERY_ADDRESS} for every address.")
+        self._check_who_may_connect()
+
+    @property
+    def wants_tls(self) -> bool:
+        """Whether encrypted connections are taken, too."""
+        return self.tls is not None or self.tls_cert is not None
+
+    def _check_who_may_connect(self) -> None:
+        if self.token not in (None, "-"):
+            check_token(self.token, "--token")
+        for origin in self.allow_origin:
+            if not _ORIGIN.fullmatch(origin):
+                raise UsageError(
+                    f"--allow-origin: {origin!r} is no origin.", "Try one like https://example.org: no path, no slash."
+                )
+        for name in self.allowed_host:
+            if not _NAME.fullmatch(name):
+                raise UsageError(f"--allowed-host: {name!r} is no name of a host.", "Try one like gpu.example.org.")
+        if self.tls not in (None, "auto"):
+            raise UsageError(f"--tls can only be auto, got {self.tls!r}.", "For a certificate of yours: --tls-cert.")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise UsageError("--tls-cert and --tls-key go together.", "Give both, or try --tls auto.")
+        if self.tls is not None and self.tls_cert is not None:
+            raise UsageError("--tls auto makes a certificate, and --tls-cert has one.", "Leave one of them out.")
 
     @property
     def sampling(self) -> Sampling:
@@ -81,6 +141,21 @@ class Settings:
             temperature=float(self.temperature),
             limit=limit,
         )
+
+
+def check_token(token: str | None, where: str) -> str:
+    """The token, if it is one.
+
+    Raises:
+        UsageError: it can't be guarded by, or can't be sent; what it is is not said.
+    """
+    if token is None or not _TOKEN.fullmatch(token):
+        raise UsageError(
+            f"{where}: a token has {MIN_TOKEN_LENGTH} to {MAX_TOKEN_LENGTH} letters, digits or other visible "
+            "ASCII characters, and no spaces.",
+            "Leave it out: then a good one is made, and `mlx token` shows it.",
+        )
+    return token
 
 
 def _check_bounds(field: dataclasses.Field[Any], value: Any) -> None:

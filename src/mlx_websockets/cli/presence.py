@@ -89,13 +89,17 @@ def _record(settings: Settings, log: Path | None) -> Record:
 
 
 def flags_of(settings: Settings) -> list[str]:
-    """The flags of `mlx serve` that say these settings; what has its default is left out."""
+    """The flags of `mlx serve` that say these settings; what has its default is left out, and so is a secret."""
     flags: list[str] = []
     for each in dataclasses.fields(settings):
         value = getattr(settings, each.name)
         flag = "--" + each.name.replace("_", "-")
+        if each.metadata["is_secret"]:
+            continue
         if value is True:
             flags.append(flag)
+        elif isinstance(value, tuple):
+            flags += [f"{flag}={item}" for item in value]
         elif value != each.default:
             flags.append(f"{flag}={value}")  # in one word: a value may begin with a dash
     return flags

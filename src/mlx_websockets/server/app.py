@@ -10,7 +10,7 @@ from starlette.websockets import WebSocket
 from mlx_websockets.server import http
 from mlx_websockets.server.connection import Connection, House
 from mlx_websockets.server.floor import Engine, Floor
-from mlx_websockets.server.gate import own_names
+from mlx_websockets.server.gate import Gate, own_names
 from mlx_websockets.server.limits import Limits
 from mlx_websockets.server.status import Status
 from mlx_websockets.settings import Settings
@@ -19,14 +19,23 @@ OPENERS = 2
 """Pictures opened at once: each may take 200 MB for a moment."""
 
 
-def create_app(settings: Settings, engine: Engine, limits: Limits = Limits()) -> Starlette:
+def create_app(
+    settings: Settings, engine: Engine, limits: Limits = Limits(), *, token: str | None = None
+) -> Starlette:
     """The server as an ASGI application; `app.state.house` is what its connections share.
 
     Args:
         settings: what a new connection starts with.
         engine: answers; loading it is the caller's.
         limits: how patient the server is.
+        token: what other machines have to show; without one none gets in, unless the settings say `no_auth`.
     """
+    gate = Gate(
+        own_names(settings.host, allowed=settings.allowed_host),
+        token=token,
+        is_open=settings.no_auth,
+        origins=settings.allow_origin,
+    )
     floor = Floor(engine)
     house = House(
         settings=settings,
@@ -49,7 +58,7 @@ def create_app(settings: Settings, engine: Engine, limits: Limits = Limits()) ->
             Route("/readyz", http.readyz),
             Route("/v1/status", http.status),
         ],
-        middleware=[Middleware(http.Gatekeeper, names=own_names(settings.host))],
+        middleware=[Middleware(http.Gatekeeper, gate=gate)],
     )
     app.state.house = house
     return app

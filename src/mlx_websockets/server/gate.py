@@ -1,47 +1,171 @@
-"""Which handshake may pass.
+"""Who gets in: the Host that was asked for, the page that asks, the token.
 
-Browsers let any page open a WebSocket to any host, so a page's `Origin` is checked; and a
-name that a stranger controls may resolve to this machine, so `Host` must be an address or a
-name of ours. Both always, on every address. Pure functions; nothing here sends anything.
+Browsers let any page open a WebSocket to any host, so a page's `Origin` is checked; a name
+that a stranger controls may resolve to this machine, so `Host` must be an address or a name
+of ours; and whoever asks from another machine needs the token. In this order, for every
+request there is, `/healthz` excepted from the last. Knows the time only as a number; nothing
+here sends anything.
 """
 
 import ipaddress
 import re
 import socket
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlx_websockets.server.tokens import Guesses, is_right, shown_token, without_token
 
 Headers = Iterable[tuple[bytes, bytes]]
+
+OPEN_PATHS = frozenset({"/healthz"})
+"""What whoever watches over the server may ask without a token."""
 
 _AUTHORITY = re.compile(r"(?P<host>\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::(?P<port>[0-9]{1,5}))?", re.ASCII)
 _ORIGIN = re.compile(r"https?://(?P<authority>[^/?#@]+)", re.ASCII)
 
+NO_TOKEN = "From another machine this server wants its token: a Bearer header, or ?token= in the address."  # noqa: S105
+WRONG_TOKEN = "This is not the server's token. `mlx token` shows it."  # noqa: S105
+TOO_MANY_GUESSES = "Too many wrong tokens came from this address. Try again in a minute."
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a handshake does not pass. `is_for_browser`: it has an Origin, so a browser sent it."""
+    """Why a request does not pass.
+
+    Attributes:
+        reason: a sentence; short enough for a close frame.
+        status: of the HTTP answer.
+        headers: that go with it.
+        is_for_browser: it has an Origin, so a browser sent it.
+    """
 
     reason: str
     is_for_browser: bool
+    status: int = 403
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
-def own_names(bound_host: str, hostname: str | None = None) -> frozenset[str]:
+class Gate:
+    """The rule of one server."""
+
+    def __init__(
+        self,
+        names: frozenset[str],
+        *,
+        token: str | None = None,
+        is_open: bool = False,
+        origins: Iterable[str] = (),
+        guesses: Guesses | None = None,
+    ) -> None:
+        """
+        Args:
+            names: see `own_names`.
+            token: what other machines have to show; without one, nothing that they show is right.
+            is_open: nobody needs a token.
+            origins: of foreign pages that may connect all the same.
+            guesses: counts the wrong tokens.
+        """
+        self._names = names
+        self._token = token
+        self._is_open = is_open
+        self._origins = frozenset(origin.lower() for origin in origins)
+        self._guesses = Guesses() if guesses is None else guesses
+
+    def refusal(self, scope: Mapping[str, Any], now: float) -> Refusal | None:
+        """Why the request with this ASGI scope is refused, or None: it may pass. `now` is in seconds."""
+        headers: Sequence[tuple[bytes, bytes]] = scope["headers"]
+        origins = _values(headers, b"origin")
+        reason = host_refusal(headers, self._names) or self._origin_refusal(origins, headers)
+        if reason:
+            return Refusal(reason, bool(origins))
+        return self._token_refusal(scope, bool(origins), now)
+
+    def _origin_refusal(self, origins: list[str], headers: Headers) -> str | None:
+        if not origins:
+            return None  # no browser: nothing to protect a user from
+        if len(origins) == 1 and (origins[0] in self._origins or _is_own_page(origins[0], headers)):
+            return None
+        return "Pages of this origin may not connect."
+
+    def _token_refusal(self, scope: Mapping[str, Any], is_for_browser: bool, now: float) -> Refusal | None:
+        if self._is_open or is_local(scope) or (scope["type"] == "http" and scope["path"] in OPEN_PATHS):
+            return None
+        shown = shown_token(scope)
+        if shown is None:
+            return Refusal(NO_TOKEN, is_for_browser, 401, {"www-authenticate": "Bearer"})
+        address = address_of(scope)
+        wait = self._guesses.seconds_to_wait(address, now)
+        if wait > 0:
+            return Refusal(TOO_MANY_GUESSES, is_for_browser, 429, {"retry-after": str(int(wait) + 1)})
+        if self._token is not None and is_right(shown, self._token):
+            return None
+        self._guesses.note_wrong(address, now)
+        header = {"www-authenticate": 'Bearer error="invalid_token"'}
+        return Refusal(WRONG_TOKEN, is_for_browser, 401, header)
+
+
+def passed(scope: dict[str, Any]) -> dict[str, Any]:
+    """The scope as everything behind the gate sees it: a token that is not there can't leak."""
+    return without_token(scope)
+
+
+# --- where a request comes from ---------------------------------------------------------
+
+
+def is_local(scope: Mapping[str, Any]) -> bool:
+    """Whether the request comes from this machine, and not through a proxy on it."""
+    return _is_from_this_machine(scope) and not any(_is_of_a_proxy(name) for name, _ in scope["headers"])
+
+
+def address_of(scope: Mapping[str, Any]) -> str:
+    """Whom a wrong token is counted against; a whole network of IPv6, where one peer has many addresses."""
+    peer = _host_in(scope, "client")
+    if _is_from_this_machine(scope):  # then it is a proxy that told us, and its last word is its own
+        told = _values(scope["headers"], b"x-forwarded-for")
+        peer = told[-1].rpartition(",")[2].strip() if told else "a proxy"
+    address = _address(peer)
+    if isinstance(address, ipaddress.IPv6Address):
+        return str(ipaddress.IPv6Network((int(address), 64), strict=False))
+    return peer[:64] if address is None else str(address)
+
+
+def _is_from_this_machine(scope: Mapping[str, Any]) -> bool:
+    peer, here = _address(_host_in(scope, "client")), _address(_host_in(scope, "server"))
+    return peer is not None and (peer.is_loopback or peer == here)
+
+
+def _is_of_a_proxy(name: bytes) -> bool:
+    name = name.lower()
+    return name in (b"forwarded", b"via", b"x-real-ip") or name.startswith(b"x-forwarded-")
+
+
+def _host_in(scope: Mapping[str, Any], end: str) -> str:
+    return str((scope.get(end) or ("",))[0])
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+# --- Host and Origin --------------------------------------------------------------------
+
+
+def own_names(bound_host: str, hostname: str | None = None, allowed: Iterable[str] = ()) -> frozenset[str]:
     """The names, in lower case, that mean this machine beside `localhost`.
 
     Args:
         bound_host: what the server was told to bind to.
         hostname: the machine's own name; asked of the system if not given.
+        allowed: more of them, as the settings say.
     """
     full = (socket.gethostname() if hostname is None else hostname).lower().rstrip(".")
-    return frozenset({full, full.partition(".")[0] + ".local", bound_host.lower()} - {"", ".local"})
-
-
-def refusal(headers: Headers, names: frozenset[str]) -> Refusal | None:
-    """Why a WebSocket handshake with these headers is refused, or None: it may pass."""
-    listed = list(headers)
-    origins = _values(listed, b"origin")
-    reason = host_refusal(listed, names) or _origin_refusal(origins, listed)
-    return Refusal(reason, is_for_browser=bool(origins)) if reason else None
+    names = {full, full.partition(".")[0] + ".local", bound_host.lower(), *(name.lower() for name in allowed)}
+    return frozenset(names - {"", ".local"})
 
 
 def host_refusal(headers: Headers, names: frozenset[str]) -> str | None:
@@ -50,20 +174,18 @@ def host_refusal(headers: Headers, names: frozenset[str]) -> str | None:
     if len(hosts) != 1:
         return "A request needs exactly one Host header."
     host = _host_of(hosts[0])
-    if host is not None and (_is_address(host) or _is_localhost(host) or host in names):
+    if host is not None and (_is_literal(host) or _is_localhost(host) or host in names):
         return None
-    return "The Host header names a host that is not this server. Use its address, or localhost."
+    return "The Host header names a host that is not this server. Use its address, or --allowed-host."
 
 
-def _origin_refusal(origins: list[str], headers: Headers) -> str | None:
-    if not origins:
-        return None  # no browser: nothing to protect a user from
-    origin = _ORIGIN.fullmatch(origins[0]) if len(origins) == 1 else None
-    authority = origin["authority"] if origin is not None else ""
-    host = _host_of(authority)
-    if host is not None and (authority == _values(headers, b"host")[0] or _is_this_machine(host)):
-        return None
-    return "Pages of this origin may not connect."
+def _is_own_page(origin: str, headers: Headers) -> bool:
+    """A page of this server, or one that this machine's user serves to himself."""
+    match = _ORIGIN.fullmatch(origin)
+    host = _host_of(match["authority"]) if match is not None else None
+    if match is None or host is None:
+        return False
+    return match["authority"] == _values(headers, b"host")[0] or host in ("localhost", "127.0.0.1", "[::1]")
 
 
 def _values(headers: Headers, name: bytes) -> list[str]:
@@ -76,7 +198,7 @@ def _host_of(authority: str) -> str | None:
     return match["host"].removesuffix(".") if match is not None else None
 
 
-def _is_address(host: str) -> bool:
+def _is_literal(host: str) -> bool:
     try:
         if host.startswith("["):
             ipaddress.IPv6Address(host[1:-1])
@@ -89,7 +211,3 @@ def _is_address(host: str) -> bool:
 
 def _is_localhost(host: str) -> bool:
     return host == "localhost" or host.endswith(".localhost")
-
-
-def _is_this_machine(host: str) -> bool:
-    return host in ("localhost", "127.0.0.1", "[::1]")

@@ -1,5 +1,7 @@
 """What the server says over plain HTTP, and to whom it says nothing."""
 
+import time
+
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -7,7 +9,7 @@ from starlette.websockets import WebSocket
 
 from mlx_websockets.protocols.native_schema import SUBPROTOCOL
 from mlx_websockets.server.addresses import url
-from mlx_websockets.server.gate import host_refusal, refusal
+from mlx_websockets.server.gate import Gate, Refusal, passed
 
 
 async def greeting(request: Request) -> Response:
@@ -38,33 +40,36 @@ async def status(request: Request) -> Response:
 
 
 class Gatekeeper:
-    """Lets in what `gate` lets in. Middleware.
+    """Lets in what `gate` lets in, at every path. Middleware.
 
     A page in a browser sees no HTTP status of a failed handshake, so for a browser the socket
     is opened and closed with the reason; everybody else is refused before.
     """
 
-    def __init__(self, app: ASGIApp, names: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, gate: Gate) -> None:
         self._app = app
-        self._names = names
+        self._gate = gate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket":
-            await self._websocket(scope, receive, send)
-        elif scope["type"] == "http" and (reason := host_refusal(scope["headers"], self._names)):
-            await PlainTextResponse(f"{reason}\n", 403)(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
-
-    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refused = refusal(scope["headers"], self._names)
-        if refused is None:
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        socket = WebSocket(scope, receive, send)
+        refused = self._gate.refusal(scope, time.monotonic())
+        if refused is None:
+            await self._app(passed(dict(scope)), receive, send)
+        elif scope["type"] == "http":
+            await _answer(refused)(scope, receive, send)
+        else:
+            await self._turn_away(WebSocket(scope, receive, send), refused)
+
+    async def _turn_away(self, socket: WebSocket, refused: Refusal) -> None:
         if refused.is_for_browser:
             # One that offers subprotocols hears no reason unless one of them is taken.
-            await socket.accept(SUBPROTOCOL if SUBPROTOCOL in scope["subprotocols"] else None)
+            await socket.accept(SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None)
             await socket.close(1008, refused.reason)
         else:
-            await socket.send_denial_response(PlainTextResponse(f"{refused.reason}\n", 403))
+            await socket.send_denial_response(_answer(refused))
+
+
+def _answer(refused: Refusal) -> Response:
+    return PlainTextResponse(f"{refused.reason}\n", refused.status, refused.headers)
