@@ -10,7 +10,7 @@ from typing import Any, Literal
 from mlx_websockets.generation import FinishReason, Timings, Usage
 from mlx_websockets.sampling import Sampling
 
-DropReason = Literal["processing_queue_full", "superseded", "unchanged", "expired", "decode_error"]
+DropReason = Literal["processing_queue_full", "superseded", "unchanged", "expired", "decode_error", "overloaded"]
 InputType = Literal["text", "image"]
 
 
@@ -142,7 +142,7 @@ class Hello:
     server: str
     session: str
     model: dict[str, Any]
-    limits: dict[str, int]
+    limits: dict[str, float]
     features: tuple[str, ...]
 
 

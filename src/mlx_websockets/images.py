@@ -19,10 +19,9 @@ from PIL import Image as Pillow
 from mlx_websockets.errors import InvalidImage
 from mlx_websockets.events import EncodedImage
 from mlx_websockets.generation import Image
-from mlx_websockets.settings import IMAGE_SIDE, MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
+from mlx_websockets.settings import IMAGE_SIDE, MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, MAX_IMAGE_SIDE
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
-MAX_SIDE = 16_384
 
 _ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -109,10 +108,10 @@ def _decoded(file: bytes, path: str) -> Image:
 
 def _check_size(size: tuple[int, int], path: str) -> None:
     width, height = size
-    if width * height > MAX_IMAGE_PIXELS or max(size) > MAX_SIDE:
+    if width * height > MAX_IMAGE_PIXELS or max(size) > MAX_IMAGE_SIDE:
         raise InvalidImage(
             f"The picture has {width} x {height} pixels; at most {MAX_IMAGE_PIXELS} in all "
-            f"and {MAX_SIDE} on a side are opened",
+            f"and {MAX_IMAGE_SIDE} on a side are opened",
             path,
             "image_too_large",
         )

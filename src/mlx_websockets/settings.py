@@ -25,6 +25,16 @@ _TOKEN = re.compile(rf"[!-~]{{{MIN_TOKEN_LENGTH},{MAX_TOKEN_LENGTH}}}")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+", re.ASCII | re.IGNORECASE)
 _NAME = re.compile(r"[a-z0-9_.-]+", re.ASCII | re.IGNORECASE)
 
+MAX_CONNECTIONS = 1000
+MAX_CONNECTIONS_PER_ADDRESS = 64
+REQUESTS_PER_MINUTE = 6000
+"""Room for three cameras of 30 frames a second behind one address."""
+
+IDLE_SECONDS = 3600.0
+
+DRAIN_SECONDS = 2.0
+"""From the seed, as each step of a shutdown."""
+
 
 def setting(
     default: Any, help: str, *, least: float | None = None, most: float | None = None, is_secret: bool = False
@@ -189,3 +199,12 @@ MAX_IMAGE_PIXELS = 16_000_000
 MAX_IMAGES = 8
 IMAGE_SIDE = 768
 """Pictures are scaled down to this on the longer side; from the seed."""
+
+MAX_IMAGE_SIDE = 16_384
+MAX_JSON_DEPTH = 64
+MAX_JSON_ITEMS = 20_000
+"""Strings, and brackets of both kinds; counted only in messages that have many brackets."""
+
+MAX_ID_LENGTH = 64
+MAX_NAME_LENGTH = 256
+"""Of a source, a frame's name and a ping's `t`: they are echoed."""

@@ -223,9 +223,12 @@ def test_a_binary_message_carries_the_file_as_it_is() -> None:
         ('{"type": "text_input", "content": "\ud800"}', "invalid_json", "$"),
         ('{"type": "ping", "t": NaN}', "invalid_json", "$"),
         ('{"type": "config", "x": NaN}', "invalid_json", "$"),
-        ("[" * 100_000, "invalid_message", "$"),
-        ('{"type": ' * 100_000, "invalid_json", "$"),
-        ('{"type": "config", "seed": ' + "[" * 100_000, "invalid_json", "$"),
+        ("[" * 100_000, "json_too_deep", "$"),
+        ('{"type": ' * 100_000, "json_too_deep", "$"),
+        (('{"type": ' * 65).encode(), "json_too_deep", "$"),
+        ('{"type": "config", "seed": ' + "[" * 100_000, "json_too_deep", "$"),
+        ('{"type": "ping", "x": ' + "[" * 64 + "]" * 64 + "}", "json_too_deep", "$"),
+        ('{"type": "ping", "x": [' + "[]," * 20_000 + "[]]}", "json_too_large", "$"),
         ("[]", "invalid_message", "$"),
         ("null", "invalid_message", "$"),
         ("12", "invalid_message", "$"),
@@ -276,6 +279,23 @@ def test_a_binary_message_carries_the_file_as_it_is() -> None:
 )  # fmt: skip
 def test_a_refusal_has_a_code_and_a_path(message: object, code: str, path: str) -> None:
     assert (code, path, None) == refusal(message)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '\\"' + "{[" * 100, "]}" * 9, "\\\\"], ids=["open", "quoted", "closed", "escape"]
+)
+def test_brackets_inside_a_string_nest_nothing(text: str) -> None:
+    message = '{"type": "text_input", "content": "%s", "x": %s}' % (text, "[" * 63 + "]" * 63)
+
+    [event] = NativeProtocol().parse(message)
+
+    assert isinstance(event, Ask)
+
+
+def test_many_brackets_side_by_side_nest_nothing() -> None:
+    message = '{"type": "ping", "x": [%s]}' % ",".join(["[]"] * 1000)
+
+    assert NativeProtocol().parse(message) == [Ping()]
 
 
 def test_a_number_out_of_every_range_is_refused_wherever_it_stands() -> None:

@@ -80,3 +80,52 @@ def test_turn_numbers_are_shared_so_that_the_engine_can_tell_all_turns_apart() -
     submits = [action for session in sessions.values() for _ in range(3) for action in session.start_next(0.0)]
 
     assert len({submit.turn for submit in submits if isinstance(submit, Submit)}) == 6
+
+
+def a_house(
+    questions: dict[str, tuple[str, int]], weights: dict[str, int]
+) -> tuple[SessionRegistry, dict[str, Session]]:
+    """Sessions by name, each of a party and with so many questions."""
+    registry, numbers = SessionRegistry(), itertools.count(1)
+    sessions = {name: Session(Sampling(), numbers) for name in questions}
+    for name, (party, count) in questions.items():
+        registry.add(name, sessions[name], party, weights.get(party, 1))
+        for number in range(count):
+            sessions[name].receive(Ask(text="Why?", id=str(number)), 0.0)
+    return registry, sessions
+
+
+def test_ten_connections_of_one_party_get_no_more_than_one_of_another() -> None:
+    crowd = {f"c{number}": ("crowd", 1) for number in range(4)}
+    registry, sessions = a_house(crowd | {"single": ("alone", 4)}, {})
+
+    order = start_all(registry, sessions, rows=16)
+
+    assert order == ["c0", "single", "c1", "single", "c2", "single", "c3", "single"]
+
+
+def test_a_party_of_weight_3_starts_three_in_a_row() -> None:
+    registry, sessions = a_house({"here": ("local", 7), "there": ("guest", 3)}, {"local": 3})
+
+    order = start_all(registry, sessions, rows=16)
+
+    assert order == ["here"] * 3 + ["there"] + ["here"] * 3 + ["there", "here", "there"]
+
+
+def test_weight_that_is_not_used_is_not_saved_up() -> None:
+    registry, sessions = a_house({"here": ("local", 1), "there": ("guest", 2)}, {"local": 3})
+
+    start_all(registry, sessions, rows=2)
+    for number in range(4):
+        sessions["here"].receive(Ask(text="Why?", id=f"later {number}"), 0.0)
+
+    assert start_all(registry, sessions, rows=16) == ["here", "here", "here", "there", "here"]
+
+
+def test_a_party_is_forgotten_with_its_last_session() -> None:
+    registry, sessions = a_house({"a": ("party", 1), "b": ("party", 1), "c": ("other", 1)}, {})
+
+    registry.remove("a")
+    registry.remove("b")
+
+    assert start_all(registry, sessions, rows=16) == ["c"]

@@ -20,13 +20,17 @@ from mlx_websockets.events import Ask, EncodedImage, FrameInput, PeerEvent, Serv
 from mlx_websockets.protocols import native_schema as wire
 from mlx_websockets.protocols.native_schema import SUBPROTOCOL, encode_binary_media
 from mlx_websockets.sampling import MAX_STOP_LENGTH, MAX_STOP_STRINGS, Sampling
-from mlx_websockets.settings import MAX_IMAGE_BYTES, MAX_IMAGES, MAX_TEXT_BYTES
+from mlx_websockets.settings import (
+    MAX_ID_LENGTH,
+    MAX_IMAGE_BYTES,
+    MAX_IMAGES,
+    MAX_JSON_DEPTH,
+    MAX_JSON_ITEMS,
+    MAX_NAME_LENGTH,
+    MAX_TEXT_BYTES,
+)
 
 __all__ = ["SUBPROTOCOL", "NativeProtocol", "encode_binary_media"]
-
-MAX_ID_LENGTH = 64
-MAX_NAME_LENGTH = 256
-"""Of a source, a frame's name and a ping's `t`: they are echoed."""
 
 MAX_SETTINGS_LENGTH = 16 * 1024
 """Longest message that is searched for numbers which JSON lacks."""
@@ -213,8 +217,9 @@ def _decode(text: str | bytes) -> wire.PeerMessage:
     try:
         return _decoder.decode(text)
     except RecursionError:
-        raise InvalidMessage("The JSON is nested too deeply.", code="invalid_json") from None
+        raise _too_deep() from None
     except UnicodeError:
+    _check_depth(text)
         raise InvalidMessage("The message is not valid Unicode.", code="invalid_json") from None
     except msgspec.MsgspecError as error:
         return _decode_with_strange_settings(text) or _explain(error, text)
@@ -225,6 +230,30 @@ def _decode_with_strange_settings(text: str | bytes) -> wire.PeerMessage | None:
 
     Python's json writes such numbers though JSON has none. They pass here, so that the
     session's error names the setting and its range.
+_MARKS = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)
+_BYTE_MARKS = re.compile(_MARKS.pattern.encode(), re.DOTALL)
+
+
+def _check_depth(text: Any) -> None:
+    """Refuse JSON nested deeper than `MAX_JSON_DEPTH` before it is parsed. Counting alone clears most messages."""
+    marks: Any
+    marks, openings, closings = (_MARKS, "[{", "]}") if isinstance(text, str) else (_BYTE_MARKS, b"[{", b"]}")
+    if sum(map(text.count, openings)) <= MAX_JSON_DEPTH:
+        return
+    depth = 0
+    for count, mark in enumerate(marks.finditer(text), start=1):
+        first = text[mark.start()]
+        depth += (first in openings) - (first in closings)
+        if depth > MAX_JSON_DEPTH:
+            raise _too_deep()
+        if count > MAX_JSON_ITEMS:  # reading on would hold up everybody
+            raise InvalidMessage(f"The JSON has more than {MAX_JSON_ITEMS} parts.", code="json_too_large")
+
+
+def _too_deep() -> InvalidMessage:
+    return InvalidMessage(f"The JSON is nested more than {MAX_JSON_DEPTH} levels deep.", code="json_too_deep")
+
+
     """
     if len(text) > MAX_SETTINGS_LENGTH:
         return None

@@ -160,7 +160,7 @@ class Hello(Struct, frozen=True, kw_only=True, tag_field="type", tag="hello"):
     server: str
     session: str
     model: dict[str, Any]
-    limits: dict[str, int]
+    limits: dict[str, float]
     features: list[str]
 
 

@@ -6,7 +6,7 @@ many messages may be left out.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from mlx_websockets.events import EncodedImage
@@ -44,6 +44,11 @@ class Conversation:
     def recall(self, max_pictures: int = MAX_PICTURES) -> list[Exchange]:
         """The exchanges, oldest first, with no more than the newest `max_pictures`."""
         return _with_newest_pictures(self._exchanges, max_pictures)
+
+    @property
+    def images(self) -> Iterator[EncodedImage]:
+        """Every picture that is remembered."""
+        return (image for exchange in self._exchanges for image in exchange.images)
 
     @property
     def _characters(self) -> int:

@@ -13,7 +13,7 @@ is an argument, in seconds of a monotonic clock. Two rules hold it together:
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mlx_websockets.errors import InvalidImage, InvalidMessage
+from mlx_websockets.errors import InvalidImage, InvalidMessage, Refused
 from mlx_websockets.events import (
     Ask,
     ConfigUpdated,
@@ -135,6 +135,23 @@ class Session:
     # --- in ---------------------------------------------------------------------------
 
     def receive(self, event: PeerEvent, now: float) -> list[Action]:
+    def refuse(self, event: Ask | FrameInput, refused: Refused) -> list[Action]:
+        """Tell the peer that a sound request is not taken; a frame of an overloaded server is dropped."""
+        ask = event if isinstance(event, Ask) else event.ask
+        if self._is_taken(ask.id):
+            return [Send(_duplicate(ask.id))]
+        label = _label(event)
+        if label.is_frame and refused.code == "overloaded":
+            return [Send(FrameDropped(label, "overloaded"))]
+        problem = Problem(
+            message=refused.reason,
+            code=refused.code,
+            turn=label,
+            retryable=refused.retryable,
+            retry_after_ms=refused.retry_after_ms,
+        )
+        return [Send(problem)]
+
         """What to do about something that the peer said."""
         match event:
             case Ask():
@@ -150,6 +167,9 @@ class Session:
             case Ping(t, id):
                 return [Send(Pong(t, id))]
             case Unreadable():
+            case Resume():
+                message = "Only the first message of a connection of version 2 can resume a session."
+                return [Send(Problem(message=message, code="resume_failed", turn=self._label_beside_turns(event.id)))]
                 label = self._label_beside_turns(event.id)
                 return [Send(Problem(message=event.reason, code=event.code, turn=label, path=event.path))]
 
@@ -226,6 +246,12 @@ class Session:
         return len(self._queue) + len(self._slots)
 
     @property
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the pictures that wait, run or are remembered, as they came."""
+        turns = sum(len(image.data) for turn in self._all_turns() for image in turn.ask.images)
+        return turns + sum(len(image.data) for image in self._conversation.images)
+
     def next_deadline(self) -> float | None:
         """When `tick` will have something to do."""
         return min((self._deadline(turn) for turn in self._all_turns()), default=None)
@@ -233,7 +259,7 @@ class Session:
     # --- requests ---------------------------------------------------------------------
 
     def _accept_question(self, ask: Ask, now: float) -> list[Action]:
-        label = TurnLabel(id=ask.id, input_type=_input_type(ask), source=ask.source)
+        label = _label(ask)
         turn = self._turn(ask, label, now)
         if isinstance(turn, Problem):
             return [Send(turn)]
@@ -244,7 +270,7 @@ class Session:
 
     def _accept_frame(self, frame: FrameInput, now: float) -> list[Action]:
         ask = frame.ask
-        label = TurnLabel(id=ask.id, input_type="image", source=ask.source, frame_id=frame.frame_id, is_frame=True)
+        label = _label(frame)
         turn = self._turn(ask, label, now)
         if isinstance(turn, Problem):
             return [Send(turn)]
@@ -261,8 +287,7 @@ class Session:
     def _turn(self, ask: Ask, label: TurnLabel, now: float) -> Turn | Problem:
         """A turn for `ask`, its settings settled, or why there can't be one."""
         if self._is_taken(label.id):
-            message = f"The id {label.id!r} is already in use on this connection."
-            return Problem(message=message, code="duplicate_id", path="$.id")
+            return _duplicate(label.id)
         if self._refusal is not None:
             code, reason = self._refusal
             return Problem(message=reason, code=code, turn=label, retryable=True)
@@ -398,8 +423,16 @@ class Session:
         return [*self._running.values(), *self._queue, *self._slots]
 
 
-def _input_type(ask: Ask) -> InputType:
-    return "image" if ask.images else "text"
+def _label(event: Ask | FrameInput) -> TurnLabel:
+    if isinstance(event, Ask):
+        input_type: InputType = "image" if event.images else "text"
+        return TurnLabel(id=event.id, input_type=input_type, source=event.source)
+    ask = event.ask
+    return TurnLabel(id=ask.id, input_type="image", source=ask.source, frame_id=event.frame_id, is_frame=True)
+
+
+def _duplicate(id: str | None) -> Problem:
+    return Problem(message=f"The id {id!r} is already in use on this connection.", code="duplicate_id", path="$.id")
 
 
 def _user_text(ask: Ask) -> str:

@@ -1,0 +1,48 @@
+"""How often somebody may do something: token buckets. Knows no clock; `now` is in seconds of one that never goes back."""
+
+from collections import OrderedDict
+
+BURST_SHARE = 1 / 6
+"""What of a minute's allowance may be used at once."""
+
+MAX_ADDRESSES = 10_000
+
+
+class Allowance:
+    """So much a minute, of which `burst` may be used at once."""
+
+    def __init__(self, per_minute: float, burst: float) -> None:
+        self._per_second = per_minute / 60
+        self._most = max(1.0, burst)
+        self._left = self._most
+        self._at: float | None = None
+
+    def take(self, now: float) -> float:
+        """Use one. 0, or how many seconds to wait before there is one again; then none was used."""
+        self._refill(now)
+        if self._left >= 1:
+            self._left -= 1
+            return 0.0
+        return (1 - self._left) / self._per_second
+
+    def _refill(self, now: float) -> None:
+        if self._at is not None:
+            self._left = min(self._most, self._left + (now - self._at) * self._per_second)
+        self._at = now
+
+
+class RequestRates:
+    """The allowance of each address. Of very many, those that asked least lately are forgotten."""
+
+    def __init__(self, per_minute: int) -> None:
+        self._per_minute = per_minute
+        self._allowances: OrderedDict[str, Allowance] = OrderedDict()
+
+    def take(self, address: str, now: float) -> float:
+        """See `Allowance.take`."""
+        if address not in self._allowances:
+            self._allowances[address] = Allowance(self._per_minute, self._per_minute * BURST_SHARE)
+            if len(self._allowances) > MAX_ADDRESSES:
+                self._allowances.popitem(last=False)
+        self._allowances.move_to_end(address)
+        return self._allowances[address].take(now)
