@@ -326,6 +326,18 @@ def test_the_delay_doubles_up_to_its_limit_and_starts_over_after_a_steady_time()
     assert pace.died(260) == 0.2
 
 
+def test_a_worker_that_has_worked_is_replaced_at_once_however_often_it_dies() -> None:
+    pace = RestartPace(Deadlines())
+
+    delays = []
+    for now in range(10):
+        pace.ready(now)
+        pace.worked()
+        delays.append(pace.died(now))
+
+    assert delays == [0.2] * 10
+
+
 def test_five_deaths_in_a_row_are_hopeless_and_a_ready_is_hope() -> None:
     pace = RestartPace(Deadlines())
 

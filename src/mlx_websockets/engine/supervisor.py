@@ -17,7 +17,7 @@ from typing import Literal, NoReturn
 
 from mlx_websockets.engine.channel import ChannelBroken, ChannelClosed
 from mlx_websockets.engine.launch import WORKER_COMMAND, Blas, WorkerProcess
-from mlx_websockets.engine.messages import FromWorker, Load, LoadFailed, ModelSpec, Ready, ToWorker
+from mlx_websockets.engine.messages import FromWorker, Load, LoadFailed, ModelSpec, Ready, ToWorker, Updates
 from mlx_websockets.errors import START_ERRORS, StartError
 from mlx_websockets.settings import SHUTDOWN_STEP_SECONDS
 
@@ -40,7 +40,7 @@ class Deadlines:
         look: how often a silent worker is looked at.
         stop_step: between asking it to stop, telling it, and killing it.
         first_delay, longest_delay: before a restart; doubles from the one to the other.
-        steady: ready for this long, and the delay starts over.
+        steady: ready for this long, and the delay starts over; so it does once it has worked.
         hopeless_deaths, hopeless_within: that many deaths (a count) within that time and no
             ready in between: the state is "failed".
     """
@@ -189,6 +189,8 @@ class Supervisor:
                     raise _Hung(silence) from None
                 continue
             patience.heard(message)
+            if isinstance(message, Updates):
+                self._pace.worked()
             if isinstance(message, LoadFailed):
                 raise _CouldNotLoad(message)
             self._on_message(message)
@@ -220,6 +222,7 @@ class RestartPace:
         self._deadlines = deadlines
         self._delay = deadlines.first_delay
         self._ready_since: float | None = None
+        self._has_worked = False
         self._deaths: deque[float] = deque(maxlen=deadlines.hopeless_deaths)
 
     @property
@@ -232,14 +235,20 @@ class RestartPace:
 
     def ready(self, now: float) -> None:
         self._ready_since = now
+        self._has_worked = False
         self._deaths.clear()
+
+    def worked(self) -> None:
+        """It did something for a request: whatever kills it, the model can be served."""
+        self._has_worked = True
 
     def died(self, now: float) -> float:
         """Note a death; how long to wait after it."""
         limits = self._deadlines
-        if self._ready_since is not None and now - self._ready_since >= limits.steady:
+        was_steady = self._ready_since is not None and now - self._ready_since >= limits.steady
+        if was_steady or self._has_worked:
             self._delay = limits.first_delay
-        self._ready_since = None
+        self._ready_since, self._has_worked = None, False
         self._deaths.append(now)
         delay = limits.longest_delay if self.is_hopeless else self._delay
         self._delay = min(2 * self._delay, limits.longest_delay)
