@@ -107,6 +107,27 @@ class Engine:
         """How many replies are computed together."""
         return self._spec.rows
 
+    def engine_of(self, model: str | None) -> "Engine | None":
+        """Who answers for `model`: itself, for None or its own name; None: nobody does."""
+        return self if model in (None, self._spec.model) else None
+
+    def models(self) -> list[dict[str, Any]]:
+        """What can be asked for: itself."""
+        state, memory = self._supervisor.state, self._heartbeat.memory.active
+        is_known = self._info is not None
+        return [
+            {
+                "id": self.model_id,
+                "state": "loading" if state == "starting" else state,
+                "vision": self.sees if is_known else None,
+                "memory_bytes": memory,
+                "running": len(self._listeners),
+            }
+        ]
+
+    def wake(self) -> None:
+        """Somebody waits for it. It is kept alive anyway."""
+
     def status(self) -> dict[str, Any]:
         """How it is, as plain values.
 

@@ -32,6 +32,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
         context_tokens: the longest prompt and reply together.
         backend: "metal", "cuda" or "cpu".
         weights_bytes: memory of the weights.
+        device_bytes: memory of the device that computes; 0 = not known.
         versions: of mlx and the libraries around it.
     """
 
@@ -42,6 +43,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     backend: str
     weights_bytes: int
     versions: dict[str, str]
+    device_bytes: int = 0
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):

@@ -49,6 +49,15 @@ def stored_models() -> list[StoredModel]:
     return sorted([*_downloaded(), *_built()], key=lambda each: each.id.lower())
 
 
+def stored_weights_bytes(model: str) -> int:
+    """Of the weights of what `--model` names, as they are stored here; 0 if they are not."""
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        checkpoint = _checkpoint(folder)
+        return checkpoint.weights_bytes if checkpoint is not None else 0
+    return next((each.weights_bytes for each in stored_models() if each.id == model), 0)
+
+
 def remove(model_id: str) -> int:
     """Remove a model, also one that is not whole; returns how many bytes that frees.
 

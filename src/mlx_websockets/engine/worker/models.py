@@ -85,6 +85,7 @@ def load_model(spec: ModelSpec, report: Callable[[Loading], None]) -> LoadedMode
         backend=backend,
         weights_bytes=weights_bytes,
         versions=library_versions(),
+        device_bytes=_device_bytes(backend),
     )
     return LoadedModel(model, processor, tokenizer, checkpoint.config, folder, info)
 
@@ -184,6 +185,18 @@ def available_bytes(backend: str) -> int:
     if backend == "cuda" and "free_memory" in device:
         return int(device["free_memory"])
     return int(psutil.virtual_memory().available)
+
+
+def _device_bytes(backend: str) -> int:
+    """Memory that models could take if nothing else did, in bytes."""
+    import mlx.core as mx
+
+    device = mx.device_info()
+    if backend == "metal":
+        return int(device["max_recommended_working_set_size"])
+    if backend == "cuda" and "total_memory" in device:
+        return int(device["total_memory"])
+    return int(psutil.virtual_memory().total)
 
 
 def _too_big(name: str, needed_bytes: int, available_bytes: int) -> OutOfMemory:
