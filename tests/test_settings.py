@@ -63,6 +63,12 @@ def test_a_tokenizer_config_must_be_a_file_that_is_there(tmp_path: Path) -> None
             settings(tokenizer_config=str(missing))
 
 
+def test_a_log_looks_one_of_two_ways() -> None:
+    assert settings(log_format="json").log_format == "json"
+    with pytest.raises(UsageError, match="--log-format is text or json, got 'xml'"):
+        settings(log_format="xml")
+
+
 @pytest.mark.parametrize(
     ("max_tokens", "text", "image", "limit"),
     [(None, 200, 100, 512), (1000, 1000, 100, 1000), (300, 300, 100, 300), (50, 50, 50, 50), (1, 1, 1, 1)],

@@ -31,6 +31,7 @@ REQUESTS_PER_MINUTE = 6000
 """Room for three cameras of 30 frames a second behind one address."""
 
 IDLE_SECONDS = 3600.0
+LOG_FORMATS = ("text", "json")
 
 DRAIN_SECONDS = 2.0
 """From the seed, as each step of a shutdown."""
@@ -102,7 +103,24 @@ class Settings:
         most=MAX_SEED,
     )
     rows: int = setting(16, "How many replies are computed together; more wait.", least=1, most=256)
+    max_connections: int = setting(MAX_CONNECTIONS, "Connections open at once.", least=1, most=10_000)
+    max_connections_per_address: int = setting(
+        MAX_CONNECTIONS_PER_ADDRESS, "Of these, from one other machine.", least=1, most=10_000
+    )
+    requests_per_minute: int = setting(
+        REQUESTS_PER_MINUTE, "Questions and frames a minute from one other machine.", least=1, most=1_000_000
+    )
+    idle_seconds: float = setting(
+        IDLE_SECONDS, "A connection on which nothing has happened for so long is closed.", least=1, most=10_000_000
+    )
+    drain_seconds: float = setting(
+        DRAIN_SECONDS, "When the server stops, replies have so long to finish.", least=0, most=300
+    )
+    local_weight: int = setting(
+        1, "While inputs wait, so many of this machine's start for each one of another.", least=1, most=100
+    )
     debug: bool = setting(False, "Log what happens in detail, and show tracebacks.")
+    log_format: str = setting("text", "How the log looks: `text`, or `json` (an object a line, and more of them).")
     show_warnings: bool = setting(False, "Show the libraries' own warnings, also harmless ones.")
 
     def __post_init__(self) -> None:
@@ -112,6 +130,8 @@ class Settings:
             raise UsageError(
                 f"--tokenizer-config: there is no file {self.tokenizer_config}.", "Give the path of an existing file."
             )
+        if self.log_format not in LOG_FORMATS:
+            raise UsageError(f"--log-format is text or json, got {self.log_format!r}.", "Try --log-format json.")
         if not self.model.strip():
             raise UsageError("--model is empty.", "Try --model demo.")
         if not self.host.strip():
