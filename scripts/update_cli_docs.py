@@ -5,15 +5,15 @@ scripts/update_cli_docs.py           write docs/reference/cli.md and the table i
 scripts/update_cli_docs.py --check   only say whether they are as they should be
 """
 
-import argparse
 import dataclasses
 import sys
 import typing
 from pathlib import Path
+from typing import Any
 
 from mlx_websockets import errors
-from mlx_websockets.cli.app import COMMANDS, INTERRUPTED, parser_of
-from mlx_websockets.cli.serve import type_name
+from mlx_websockets.cli.app import COMMANDS, INTERRUPTED, LazyCommand
+from mlx_websockets.cli.flags import flag_of, is_repeatable, plain_type
 from mlx_websockets.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -38,8 +38,9 @@ def main() -> int:
 
 
 def command_line_page() -> str:
-    overview = "\n".join(f"| `mlx {name}` | {command.summary} |" for name, command in COMMANDS.items())
-    commands = "\n".join(command_section(name) for name in COMMANDS)
+    named = {name: command for name, command in COMMANDS.items() if name != "help"}
+    overview = "\n".join(f"| `mlx {name}` | {command.summary} |" for name, command in named.items())
+    commands = "\n".join(command_section(name) for name in named)
     return f"""# The command line
 
 *This page is written by `make docs` from the code; change that.*
@@ -51,6 +52,11 @@ def command_line_page() -> str:
 {overview}
 | `mlx help [COMMAND]` | Say what there is, or what a command does and which flags it has. |
 | `mlx --version` | Say which version this is. |
+| `mlx --install-completion` | Have the shell complete commands and flags: bash, zsh, fish. |
+| `mlx --show-completion` | Print what that would install. |
+
+`mlx bg` is `mlx background`. Every command has `--help`. A flag without a value, such as `--debug`, has an
+opposite, here `--no-debug`.
 
 {commands}
 ## Exit statuses
@@ -60,31 +66,39 @@ def command_line_page() -> str:
 
 def command_section(name: str) -> str:
     """A command with its flags; those of the server are settings, which say more."""
-    actions = [action for action in parser_of(name)._actions if action.dest != "help"]
+    options = [
+        option for option in LazyCommand(name, COMMANDS[name]).load().params if not getattr(option, "hidden", False)
+    ]
     text = f"## `mlx {name}`\n\n{COMMANDS[name].summary}\n"
-    if {each.name for each in dataclasses.fields(Settings)} <= {action.dest for action in actions}:
+    if {each.name for each in dataclasses.fields(Settings)} <= {option.name for option in options}:
         text += f"\n{flags_table()}" if name == "serve" else "\nThe flags of [`mlx serve`](#mlx-serve).\n"
-        actions = [action for action in actions if action.dest not in Settings.__slots__]
-    if actions:
-        text += "\n| Flag | Meaning |\n|---|---|\n" + "".join(flag_line(action) for action in actions)
+        options = [option for option in options if option.name not in Settings.__slots__]
+    if options:
+        text += "\n| Flag | Meaning |\n|---|---|\n" + "".join(map(flag_line, options))
     return text
 
 
-def flag_line(action: argparse.Action) -> str:
-    names = ", ".join(f"`{name}`" for name in action.option_strings) or f"`{action.metavar or action.dest}`"
-    takes = f" {action.metavar or action.dest.upper()}" if action.option_strings and action.nargs != 0 else ""
-    return f"| {names}{takes} | {(action.help or '').replace('%%', '%')} |\n"
+def flag_line(option: Any) -> str:
+    if option.param_type_name == "argument":
+        return f"| `{option.metavar}` | {option.help} |\n"
+    takes = f" {option.metavar}" if option.metavar else ""
+    default = f" Default: {option.default}." if option.default else ""
+    return f"| {', '.join(f'`{name}`' for name in option.opts)}{takes} | {option.help}{default} |\n"
 
 
 def flags_table() -> str:
     lines = ["| Flag | Type | Default | Meaning |", "|---|---|---|---|"]
     types = typing.get_type_hints(Settings)
     for each in dataclasses.fields(Settings):
-        flag = "--" + each.name.replace("_", "-")
         kind = type_name(types[each.name])
-        default = "" if kind == "flag" or each.default is None else f"`{each.default}`"
-        lines.append(f"| `{flag}` | {kind} | {default} | {each.metadata['help']} |")
+        default = "" if each.default in (None, False, ()) else f"`{each.default}`"
+        lines.append(f"| `{flag_of(each.name)}` | {kind} | {default} | {each.metadata['help']} |")
     return "\n".join(lines) + "\n"
+
+
+def type_name(annotation: Any) -> str:
+    name = {str: "string", bool: "flag"}.get(plain_type(annotation), plain_type(annotation).__name__)
+    return f"{name}, repeated" if is_repeatable(annotation) else name
 
 
 def exit_codes() -> str:

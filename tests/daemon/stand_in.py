@@ -7,19 +7,21 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 
-from mlx_websockets.cli.app import parser_of
+import typer
+
+from mlx_websockets.cli.flags import Given, takes_settings
 from mlx_websockets.cli.presence import present
-from mlx_websockets.cli.serve import settings_of
 from mlx_websockets.errors import ModelNotFound
 from mlx_websockets.server.addresses import addresses_of
 from mlx_websockets.server.binding import bind
+from mlx_websockets.settings import Settings
 
 
-def main() -> None:
+@takes_settings
+def stand_in(given: Given) -> None:
     how = os.environ.get("STAND_IN", "ready")
-    settings = replace(settings_of(parser_of("serve").parse(sys.argv[1:])), host="localhost")
+    settings = Settings(**{**given, "host": "localhost"})
     if how == "crash":
         print("Segmentation fault, as it were", flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
@@ -41,7 +43,9 @@ def main() -> None:
 
 
 try:
-    main()
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.command()(stand_in)
+    app()
 except ModelNotFound as error:
     print(f"✗ {error.reason}", file=sys.stderr)
     sys.exit(error.exit_code)

@@ -1,40 +1,33 @@
 """`mlx background`: a server without a terminal. Starts it, stops it, says how it is."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlx_websockets.cli import serve as serving
 from mlx_websockets.cli import stop as stopping
-from mlx_websockets.cli.app import INTERRUPTED, Action
-from mlx_websockets.cli.choice import add_choice, choose
+from mlx_websockets.cli.app import INTERRUPTED
+from mlx_websockets.cli.choice import Choice, choose
 from mlx_websockets.cli.console import Console, print_json
+from mlx_websockets.cli.flags import AsJson, Every, Given, Id, Port, takes_settings
 from mlx_websockets.cli.presence import flags_of
 from mlx_websockets.daemon.process import Launch
 from mlx_websockets.daemon.records import Record, Records
-from mlx_websockets.settings import DEFAULT_PORT
+from mlx_websockets.settings import Settings
 
 # --- serve ----------------------------------------------------------------------------
 
 
-def _add_serve_flags(flags: "argparse._ArgumentGroup") -> None:
-    serving.add_flags(flags)
-    flags.set_defaults(port=None)  # to tell --port 8765 from nothing said
-    flags.add_argument("--json", action="store_true", help="Print the server's record as JSON.")
-
-
-def _serve(arguments: argparse.Namespace) -> None:
+@takes_settings
+def serve(given: Given, as_json: AsJson = False) -> None:
     """Start a server and return when it takes requests.
 
     Raises:
         StartError: it could not start; of the kind that the server itself ended with.
     """
-    if arguments.port is None:
-        arguments.port = DEFAULT_PORT
-        arguments.auto_port = True
-    flags = flags_of(serving.settings_of(arguments))
-    _start(_console(arguments), Records.of_this_user(), flags, Path.cwd(), as_json=arguments.json)
+    if "port" not in given:
+        given = {**given, "auto_port": True}
+    flags = flags_of(Settings(**given))
+    _start(_console(as_json), Records.of_this_user(), flags, Path.cwd(), as_json=as_json)
 
 
 def _start(console: Console, records: Records, flags: Sequence[str], folder: Path, *, as_json: bool) -> None:
@@ -81,12 +74,7 @@ def _tell_started(console: Console, record: Record) -> None:
 # --- restart --------------------------------------------------------------------------
 
 
-def _add_restart_flags(flags: "argparse._ArgumentGroup") -> None:
-    add_choice(flags, several=False)
-    flags.add_argument("--json", action="store_true", help="Print the new server's record as JSON.")
-
-
-def _restart(arguments: argparse.Namespace) -> None:
+def restart(id: Id = None, port: Port = None, as_json: AsJson = False) -> None:
     """End a server, and start one with the same flags on the same port.
 
     Raises:
@@ -94,24 +82,20 @@ def _restart(arguments: argparse.Namespace) -> None:
         UsageError: several could be meant.
         StartError: the old one can't be stopped, or the new one can't start.
     """
-    records, console = Records.of_this_user(), _console(arguments)
-    (old,) = choose(records.found(), arguments, only_background=True)
+    records, console = Records.of_this_user(), _console(as_json)
+    (old,) = choose(records.found(), Choice(id, port), only_background=True)
     stopping.end_and_tell(console, records, [old])
     flags = [flag for flag in old.arguments if not flag.startswith("--port=")]
-    _start(console, records, [*flags, f"--port={old.port}"], Path(old.folder), as_json=arguments.json)
+    _start(console, records, [*flags, f"--port={old.port}"], Path(old.folder), as_json=as_json)
 
 
-# --- the actions ----------------------------------------------------------------------
+# --- stop -----------------------------------------------------------------------------
 
 
-def _stop(arguments: argparse.Namespace) -> None:
-    stopping.stop(arguments, only_background=True)
+def stop(id: Id = None, port: Port = None, every: Every = False, as_json: AsJson = False) -> None:
+    """As `mlx stop`, but those in terminals are left alone."""
+    stopping.stop_chosen(Choice(id, port, every), as_json=as_json, only_background=True)
 
 
-def _console(arguments: argparse.Namespace) -> Console:
-    return Console(sys.stderr if arguments.json else sys.stdout)
-
-
-serve = Action(_add_serve_flags, _serve)
-stop = Action(stopping.add_flags, _stop)
-restart = Action(_add_restart_flags, _restart)
+def _console(as_json: bool) -> Console:
+    return Console(sys.stderr if as_json else sys.stdout)

@@ -1,21 +1,24 @@
 """`mlx cleanup`: removes what servers that are gone have left; never touches a running one."""
 
-import argparse
 import sys
+from typing import Annotated
+
+import typer
 
 from mlx_websockets.cli.console import Console, print_json
+from mlx_websockets.cli.flags import AsJson
 from mlx_websockets.daemon.records import Records
 
 
-def add_flags(flags: "argparse._ArgumentGroup") -> None:
-    flags.add_argument("--force", action="store_true", help="Also the logs of this week, and failed starts.")
-    flags.add_argument("--json", action="store_true", help="Print what was removed as JSON.")
-
-
-def run(arguments: argparse.Namespace) -> None:
+def cleanup(
+    force: Annotated[
+        bool, typer.Option("--force", metavar="", help="Also the logs of this week, and failed starts.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Remove it, and say what that was."""
-    removed = Records.of_this_user().clean(everything=arguments.force)
-    if arguments.json:
+    removed = Records.of_this_user().clean(everything=force)
+    if as_json:
         print_json([str(path) for path in removed])
         return
     console = Console(sys.stdout)

@@ -1,12 +1,15 @@
 """`mlx background logs`: what a background server has to say."""
 
-import argparse
 import sys
 import time
 from pathlib import Path
+from typing import Annotated
 
-from mlx_websockets.cli.choice import add_choice, choose
+import typer
+
+from mlx_websockets.cli.choice import Choice, choose
 from mlx_websockets.cli.console import Console
+from mlx_websockets.cli.flags import Id, Port
 from mlx_websockets.daemon.log import Follower, last_lines
 from mlx_websockets.daemon.records import Record, Records
 from mlx_websockets.errors import NotRunning
@@ -14,13 +17,14 @@ from mlx_websockets.errors import NotRunning
 LOOK_SECONDS = 0.2
 
 
-def add_flags(flags: "argparse._ArgumentGroup") -> None:
-    add_choice(flags, several=False)
-    flags.add_argument("-n", type=int, default=50, metavar="INT", dest="lines", help="This many lines. Default: 50.")
-    flags.add_argument("-f", "--follow", action="store_true", help="Go on as lines are added, until Ctrl-C.")
-
-
-def run(arguments: argparse.Namespace) -> None:
+def logs(
+    id: Id = None,
+    port: Port = None,
+    lines: Annotated[int, typer.Option("-n", min=0, metavar="INT", help="This many lines.")] = 50,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", metavar="", help="Go on as lines are added, until Ctrl-C.")
+    ] = False,
+) -> None:
     """Print its last lines; with nothing running, those of the one that ran last.
 
     Raises:
@@ -28,12 +32,12 @@ def run(arguments: argparse.Namespace) -> None:
         UsageError: several could be meant.
     """
     records = Records.of_this_user()
-    record, log = _chosen(records, arguments)
+    record, log = _chosen(records, Choice(id, port))
     follower = Follower(log, from_end=True)
     console = Console(sys.stdout)
-    for line in last_lines(log, max(0, arguments.lines)):
+    for line in last_lines(log, lines):
         console.text(line)
-    if record is not None and arguments.follow:
+    if record is not None and follow:
         _follow(console, follower, records, record)
     follower.close()
 
@@ -51,11 +55,11 @@ def _follow(console: Console, follower: Follower, records: Records, record: Reco
     console.info("The server has ended.")
 
 
-def _chosen(records: Records, arguments: argparse.Namespace) -> tuple[Record | None, Path]:
+def _chosen(records: Records, choice: Choice) -> tuple[Record | None, Path]:
     try:
-        (record,) = choose(records.found(), arguments, only_background=True)
+        (record,) = choose(records.found(), choice, only_background=True)
     except NotRunning:
-        log = records.newest_log(arguments.id or "") if arguments.port is None else None
+        log = records.newest_log(choice.id or "") if choice.port is None else None
         if log is None:
             raise
         return None, log

@@ -1,12 +1,11 @@
 """`mlx status` and `mlx ps`: which servers run, and how they are."""
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mlx_websockets.cli.app import Action
 from mlx_websockets.cli.console import Console, print_json, size
+from mlx_websockets.cli.flags import AsJson
 from mlx_websockets.daemon.records import Record, Records
 from mlx_websockets.daemon.vitals import Vitals, vitals_of
 
@@ -23,20 +22,14 @@ COLUMNS: tuple[tuple[str, Callable[[Vitals], str]], ...] = (
 )
 
 
-def add_flags(flags: "argparse._ArgumentGroup") -> None:
-    flags.add_argument("--json", action="store_true", help="Print it as JSON.")
-
-
-def run(arguments: argparse.Namespace) -> None:
+def status(as_json: AsJson = False) -> None:
     """Print every server on record."""
-    _show(as_json=arguments.json, is_short=False)
+    _show(as_json=as_json, is_short=False)
 
 
-def _run_ps(arguments: argparse.Namespace) -> None:
-    _show(as_json=arguments.json, is_short=True)
-
-
-ps = Action(add_flags, _run_ps)
+def ps(as_json: AsJson = False) -> None:
+    """Print a line for each."""
+    _show(as_json=as_json, is_short=True)
 
 
 def _show(*, as_json: bool, is_short: bool) -> None:

@@ -1,23 +1,18 @@
 """`mlx stop`: ends a running server, wherever it was started."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 
-from mlx_websockets.cli.choice import add_choice, choose, named
+from mlx_websockets.cli.choice import Choice, choose, named
 from mlx_websockets.cli.console import Console, print_json
+from mlx_websockets.cli.flags import AsJson, Every, Id, Port
 from mlx_websockets.daemon.process import POLITE_SECONDS, end
 from mlx_websockets.daemon.records import Record, Records
 
 TELL_EVERY_SECONDS = 2
 
 
-def add_flags(flags: "argparse._ArgumentGroup") -> None:
-    add_choice(flags, several=True)
-    flags.add_argument("--json", action="store_true", help="Print what was stopped as JSON.")
-
-
-def run(arguments: argparse.Namespace) -> None:
+def stop(id: Id = None, port: Port = None, every: Every = False, as_json: AsJson = False) -> None:
     """Ask the server to leave, wait, and kill it only if it does not.
 
     Raises:
@@ -25,16 +20,16 @@ def run(arguments: argparse.Namespace) -> None:
         UsageError: several could be meant.
         StartError: it can't be stopped from here.
     """
-    stop(arguments, only_background=False)
+    stop_chosen(Choice(id, port, every), as_json=as_json, only_background=False)
 
 
-def stop(arguments: argparse.Namespace, *, only_background: bool) -> None:
-    """As `run`; with `only_background` those in terminals are left alone."""
+def stop_chosen(choice: Choice, *, as_json: bool, only_background: bool) -> None:
+    """As `stop`; with `only_background` those in terminals are left alone."""
     records = Records.of_this_user()
-    chosen = choose(records.found(), arguments, only_background=only_background)
-    console = Console(sys.stderr if arguments.json else sys.stdout)
+    chosen = choose(records.found(), choice, only_background=only_background)
+    console = Console(sys.stderr if as_json else sys.stdout)
     killed = end_and_tell(console, records, chosen)
-    if arguments.json:
+    if as_json:
         ids = {record.id for record in killed}
         print_json([{"id": each.id, "port": each.port, "pid": each.pid, "killed": each.id in ids} for each in chosen])
 
