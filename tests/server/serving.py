@@ -11,6 +11,7 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection, connect
 
 from mlx_websockets.generation import GenerationRequest
+from mlx_websockets.server.access import Access
 from mlx_websockets.server.addresses import Addresses
 from mlx_websockets.server.limits import Limits
 from mlx_websockets.server.run import Stop, serve
@@ -59,14 +60,17 @@ class Running:
 
 @asynccontextmanager
 async def running(
-    engine: StartableScriptedEngine | None = None, limits: Limits = Limits(), **settings: Any
+    engine: StartableScriptedEngine | None = None,
+    limits: Limits = Limits(),
+    access: Access = Access(),
+    **settings: Any,
 ) -> AsyncIterator[Running]:
     """Serve while the block runs; the server's own errors are raised at its end."""
     engine = engine or StartableScriptedEngine()
     stop = Stop()
     told: asyncio.Future[Addresses] = asyncio.get_running_loop().create_future()
     chosen = Settings(**{"host": "127.0.0.1", "port": 0, **settings})
-    task = asyncio.create_task(serve(chosen, engine, told.set_result, limits=limits, stop=stop))
+    task = asyncio.create_task(serve(chosen, engine, told.set_result, limits=limits, stop=stop, access=access))
     await asyncio.wait({task, told}, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
     if task.done():
         task.result()

@@ -16,25 +16,27 @@ class Addresses:
         port: the real one, also where the system chose it.
         local: for this machine, such as `ws://localhost:8765`.
         network: for the others on the same network; empty if they can't reach it.
+        secure: where it takes encrypted connections, if it does.
     """
 
     port: int
     local: str
     network: tuple[str, ...] = ()
+    secure: "Addresses | None" = None
 
 
-def addresses_of(host: str, port: int) -> Addresses:
+def addresses_of(host: str, port: int, scheme: str = "ws") -> Addresses:
     """The addresses of a server bound to `host`: a name, an address, or every address."""
     if host in ("0.0.0.0", "::", ""):  # noqa: S104
-        network = tuple(url(each, port) for each in network_addresses())
-        return Addresses(port, url("localhost", port), network)
+        network = tuple(url(each, port, scheme) for each in network_addresses())
+        return Addresses(port, url("localhost", port, scheme), network)
     if is_loopback(host):
-        return Addresses(port, url(host, port))
-    return Addresses(port, url(host, port), (url(host, port),))
+        return Addresses(port, url(host, port, scheme))
+    return Addresses(port, url(host, port, scheme), (url(host, port, scheme),))
 
 
-def url(host: str, port: int) -> str:
-    return f"ws://[{host}]:{port}" if ":" in host else f"ws://{host}:{port}"
+def url(host: str, port: int, scheme: str = "ws") -> str:
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def is_loopback(host: str) -> bool:

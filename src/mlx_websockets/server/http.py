@@ -14,7 +14,9 @@ from mlx_websockets.server.gate import Gate, Refusal, passed
 
 async def greeting(request: Request) -> Response:
     """For a person who opened the address in a browser."""
-    address = url(request.url.hostname or "localhost", request.url.port or 80)
+    is_secure = request.url.scheme == "https"
+    port = request.url.port or (443 if is_secure else 80)
+    address = url(request.url.hostname or "localhost", port, "wss" if is_secure else "ws")
     return PlainTextResponse(
         "This is mlx-websockets, a WebSocket server for vision-language models.\n\n"
         f"Connect to {address} and send one JSON object per message, such as\n\n"

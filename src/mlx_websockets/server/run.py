@@ -12,13 +12,16 @@ import logging
 import resource
 import signal
 import socket
+import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
 import uvicorn
 
+from mlx_websockets.errors import PortInUse, StartError
+from mlx_websockets.server.access import Access
 from mlx_websockets.server.addresses import Addresses, addresses_of
 from mlx_websockets.server.app import create_app
 from mlx_websockets.server.binding import BACKLOG, bind
@@ -84,12 +87,14 @@ async def serve(
     on_progress: Callable[[Any], None] | None = None,
     limits: Limits = Limits(),
     stop: Stop | None = None,
+    access: Access = Access(),
 ) -> bool:
     """Load the model and serve until a signal comes, or `stop` is asked for.
 
     Args:
         announce: called once connections are accepted, with the addresses.
         on_progress: told how far the model's loading is.
+        access: what other machines have to show, and how connections are encrypted.
 
     Returns:
         False if it was stopped before it was ready.
@@ -99,35 +104,46 @@ async def serve(
     """
     stop = stop or Stop()
     sockets = bind(settings)
+    secure = _bind_secure(settings, sockets) if access.tls is not None else []
     with stop.on_signals():
         try:
             limits = _within_descriptors(limits)
             _complain_calmly(asyncio.get_running_loop())
             if not await _unless_stopped(stop, engine.start(on_progress)):
                 return False
-            port = sockets[0].getsockname()[1]
-            await _serve_until_stopped(
-                settings, engine, sockets, lambda: announce(addresses_of(settings.host, port)), limits, stop
-            )
+            app = create_app(settings, engine, limits, token=access.token)
+            config, addresses = listener_config(app, limits), _addresses(settings, sockets, secure)
+            server = _Server(config, app.state.house, stop, lambda: announce(addresses), secure, access.tls)
+            await _serve_until_stopped(server, app.state.house, sockets)
             return True
         finally:
-            for each in sockets:
+            for each in (*sockets, *secure):
                 each.close()
             await _end_engine(engine, limits)
 
 
-async def _serve_until_stopped(
-    settings: Settings,
-    engine: Engine,
-    sockets: list[socket.socket],
-    on_started: Callable[[], None],
-    limits: Limits,
-    stop: Stop,
-) -> None:
-    app = create_app(settings, engine, limits)
-    house: House = app.state.house
+def _bind_secure(settings: Settings, beside: list[socket.socket]) -> list[socket.socket]:
+    """The sockets for encrypted connections; `beside` are closed if there can be none."""
     try:
-        await _Server(listener_config(app, limits), house, stop, on_started).serve(sockets)
+        return bind(replace(settings, port=settings.tls_port))
+    except StartError as error:
+        for each in beside:
+            each.close()
+        if isinstance(error, PortInUse):
+            error.hint = "That is the port for encrypted connections: name another one with --tls-port."
+        raise
+
+
+def _addresses(settings: Settings, sockets: list[socket.socket], secure: list[socket.socket]) -> Addresses:
+    plain = addresses_of(settings.host, sockets[0].getsockname()[1])
+    if not secure:
+        return plain
+    return replace(plain, secure=addresses_of(settings.host, secure[0].getsockname()[1], "wss"))
+
+
+async def _serve_until_stopped(server: "_Server", house: House, sockets: list[socket.socket]) -> None:
+    try:
+        await server.serve(sockets)
     finally:
         house.openers.shutdown(wait=False, cancel_futures=True)
 
@@ -179,10 +195,20 @@ def listener_config(app: Any, limits: Limits) -> uvicorn.Config:
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn, stopped our way."""
+    """Uvicorn, stopped our way, and with plain and encrypted listeners side by side."""
 
-    def __init__(self, config: uvicorn.Config, house: House, stop: Stop, on_started: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        house: House,
+        stop: Stop,
+        on_started: Callable[[], None],
+        secure: Sequence[socket.socket] = (),
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         super().__init__(config)
+        self._secure = secure
+        self._tls = tls
         self._house = house
         self._stop = stop
         self._on_started = on_started
@@ -192,7 +218,26 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        for each in self._secure:
+            self.servers.append(await self._listen_encrypted(each))
         self._on_started()
+
+    async def _listen_encrypted(self, listening: socket.socket) -> asyncio.Server:
+        config, limits = self.config, self._house.limits
+
+        def create_protocol() -> asyncio.Protocol:
+            return config.http_protocol_class(  # type: ignore[call-arg]
+                config=config, server_state=self.server_state, app_state=self.lifespan.state
+            )
+
+        return await asyncio.get_running_loop().create_server(
+            create_protocol,
+            sock=listening,
+            ssl=self._tls,
+            backlog=config.backlog,
+            ssl_handshake_timeout=limits.handshake_seconds,
+            ssl_shutdown_timeout=limits.close_seconds,
+        )
 
     async def main_loop(self) -> None:
         await self.on_tick(0)  # sets the default headers
