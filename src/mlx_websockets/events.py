@@ -44,6 +44,7 @@ class Ask:
         names: how the peer calls these fields.
         id: the peer's own name for this request; None for a peer of the seed's contract.
         source: the peer's name for where a picture came from; echoed.
+        model: which of the server's models is asked; None: the default.
     """
 
     text: str
@@ -56,6 +57,7 @@ class Ask:
     names: dict[str, str] = field(default_factory=dict)
     id: str | None = None
     source: str | None = None
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +111,29 @@ class Ping:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Resume:
+    """Go on with a session whose connection broke; makes sense only as the first thing said.
+
+    Attributes:
+        token: from the `Hello` of that session.
+        last_seq: how many messages have arrived in it, not counting `Hello` and `Resumed`.
+    """
+
+    token: str = field(repr=False)
+    last_seq: int
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelWish:
+    """Asks which models there are, or to have one of them in memory or out of it."""
+
+    wish: Literal["list", "load", "unload"]
+    model: str = ""
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Unreadable:
     """A message that made no sense; the peer is told why. Nothing was begun."""
 
@@ -118,7 +143,7 @@ class Unreadable:
     id: str | None = None
 
 
-PeerEvent = Ask | FrameInput | Configure | Interrupt | StatusRequest | Ping | Unreadable
+PeerEvent = Ask | FrameInput | Configure | Interrupt | StatusRequest | Ping | Resume | ModelWish | Unreadable
 
 
 # --- what peers are told ------------------------------------------------------------
@@ -137,10 +162,11 @@ class TurnLabel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hello:
-    """The first message to a peer that asked for the v2 subprotocol."""
+    """The first message to a peer that asked for the v2 subprotocol. `resume_token` is for `Resume`."""
 
     server: str
     session: str
+    resume_token: str = field(repr=False)
     model: dict[str, Any]
     limits: dict[str, float]
     features: tuple[str, ...]
@@ -196,6 +222,22 @@ class FrameDropped:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Resumed:
+    """The peer has its session back; the messages that it missed follow.
+
+    Attributes:
+        session: the one that `Hello` named when it began.
+        missed: how many messages are sent again.
+        received: how many messages of the peer have arrived in this session, not counting `Resume`.
+    """
+
+    session: str
+    missed: int
+    received: int
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
     """Something went wrong. Terminal for the turn that `turn` names, if it names one."""
 
@@ -238,6 +280,43 @@ class Pong:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelList:
+    """The models of the server, the default first; each as the engine sums it up."""
+
+    models: list[dict[str, Any]]
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelProgress:
+    """How far the loading of a model is. `total` 0 = not known; `unit` is "bytes" or ""."""
+
+    model: str
+    stage: str
+    done: int
+    total: int
+    unit: str
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLoaded:
+    """The model is in memory. `sees`: it takes pictures."""
+
+    model: str
+    sees: bool
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelUnloaded:
+    """The model is out of memory; it comes back when somebody asks it something."""
+
+    model: str
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class GoAway:
     """The server will close the connection; `reason` is a sentence."""
 
@@ -246,6 +325,6 @@ class GoAway:
 
 
 ServerEvent = (
-    Hello | ReplyStarted | ReplyDelta | ReplyFinished | FrameDropped | Problem
-    | ConfigUpdated | StatusReport | Pong | GoAway
+    Hello | Resumed | ReplyStarted | ReplyDelta | ReplyFinished | FrameDropped | Problem
+    | ConfigUpdated | StatusReport | Pong | ModelList | ModelProgress | ModelLoaded | ModelUnloaded | GoAway
 )  # fmt: skip

@@ -56,7 +56,11 @@ class Settings:
         UsageError: a value is out of its bounds; the sentence names the flag.
     """
 
-    model: str = setting(DEFAULT_MODEL, "Hugging Face model id, a local folder, or `demo` (small, needs no hub).")
+    model: tuple[str, ...] = setting(
+        (DEFAULT_MODEL,),
+        "Hugging Face model id, a local folder, or `demo` (small, needs no hub). "
+        "May be repeated: peers choose, and the first is for those that don't.",
+    )
     port: int = setting(DEFAULT_PORT, "Port to listen on; 0 lets the system choose one.", least=0, most=65535)
     auto_port: bool = setting(False, "If the port is taken, use the next free one.")
     host: str = setting(EVERY_ADDRESS, "Address to bind to; `localhost` keeps the server to this machine.")
@@ -81,6 +85,16 @@ class Settings:
     tls_key: str | None = setting(None, "The key of that certificate (PEM, not encrypted).")
     tls_port: int = setting(
         DEFAULT_TLS_PORT, "Port for encrypted connections; 0 lets the system choose one.", least=0, most=65535
+    )
+    memory_budget: float | None = setting(
+        None,
+        "Gigabytes that all models together may take (four fifths of the device's memory if not given); "
+        "one that nobody uses makes room for one that somebody asks for.",
+        least=0.001,
+        most=100_000,
+    )
+    allow_model_loading: bool = setting(
+        False, "Let peers on other machines have models loaded and unloaded, too; only models named by --model."
     )
     trust_remote_code: bool = setting(
         False, "Let Python code inside the model's folder run. Only for models you trust."
@@ -124,6 +138,8 @@ class Settings:
     show_warnings: bool = setting(False, "Show the libraries' own warnings, also harmless ones.")
 
     def __post_init__(self) -> None:
+        if isinstance(self.model, str):  # one is as good as a list of one
+            object.__setattr__(self, "model", (self.model,))
         for each in dataclasses.fields(self):
             _check_bounds(each, getattr(self, each.name))
         if self.tokenizer_config is not None and not Path(self.tokenizer_config).is_file():
@@ -132,8 +148,10 @@ class Settings:
             )
         if self.log_format not in LOG_FORMATS:
             raise UsageError(f"--log-format is text or json, got {self.log_format!r}.", "Try --log-format json.")
-        if not self.model.strip():
+        if not all(model.strip() for model in self.model) or not self.model:
             raise UsageError("--model is empty.", "Try --model demo.")
+        if len(set(self.model)) < len(self.model):
+            raise UsageError("--model names the same model twice.", "Leave one of them out.")
         if not self.host.strip():
             raise UsageError("--host is empty.", f"Try --host localhost, or --host {EVERY_ADDRESS} for every address.")
         self._check_who_may_connect()

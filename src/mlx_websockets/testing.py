@@ -25,8 +25,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlx_websockets.errors import InvalidImage
-from mlx_websockets.events import GoAway, Hello, ServerEvent, StatusReport
+from mlx_websockets.errors import InvalidImage, Refused
+from mlx_websockets.events import (
+    GoAway,
+    Hello,
+    ModelList,
+    ModelLoaded,
+    ModelProgress,
+    ModelUnloaded,
+    ModelWish,
+    Problem,
+    ServerEvent,
+    StatusReport,
+    TurnLabel,
+)
 from mlx_websockets.generation import (
     ChatMessage,
     Delta,
@@ -42,7 +54,7 @@ from mlx_websockets.images import open_images
 from mlx_websockets.protocols.native_schema import encode_binary_media
 from mlx_websockets.protocols.wire import WireProtocol
 from mlx_websockets.sampling import Sampling
-from mlx_websockets.sessions.session import Action, Cancel, ReportStatus, Send, Session, Submit
+from mlx_websockets.sessions.session import Action, Cancel, ReportStatus, Send, Session, Submit, TendModels
 
 Listener = Callable[[Update], None]
 
@@ -88,6 +100,25 @@ class ScriptedEngine:
     def cancel(self, request_id: int) -> None:
         if self._listeners.pop(request_id, None) is not None:
             self.cancelled.append(request_id)
+
+    def engine_of(self, model: str | None) -> "ScriptedEngine | None":
+        return self if model in (None, self.model_id) else None
+
+    def wake(self) -> None:
+        """It wakes when a test says so."""
+
+    async def load(self, model: str, on_progress: Callable[[Any], None] | None = None) -> None:
+        """It is loaded, if it is the one."""
+        if self.engine_of(model) is None:
+            raise Refused("model_not_found", f"This server has no model {model!r}; it has {self.model_id}.")
+
+    async def unload(self, model: str) -> None:
+        """Pretend."""
+        await self.load(model)
+
+    def models(self) -> list[dict[str, Any]]:
+        state, running = "ready" if self._ready else "restarting", len(self._listeners)
+        return [{"id": self.model_id, "state": state, "vision": self.sees, "memory_bytes": 0, "running": running}]
 
     def status(self) -> dict[str, Any]:
         return {"state": "ready" if self._ready else "restarting", "model": self.model_id}
@@ -213,6 +244,24 @@ class Talk:
                     self.engine.cancel(turn)
                 case ReportStatus(id):
                     self.tell(StatusReport(self._stats, id, self.session.sampling))
+                case TendModels(wish):
+                    self._tend(wish)
+
+    def _tend(self, wish: ModelWish) -> None:
+        if wish.wish == "list":
+            self.tell(ModelList(self.engine.models(), wish.id))
+        elif self.engine.engine_of(wish.model) is None:
+            reason = f"This server has no model {wish.model!r}; it has {self.engine.model_id}."
+            self.tell(Problem(message=reason, code="model_not_found", turn=TurnLabel(id=wish.id)))
+        elif wish.wish == "load":
+            stage = "Reading the weights"
+            for done in (1_000_000, 2_000_000):
+                self.tell(
+                    ModelProgress(model=wish.model, stage=stage, done=done, total=2_000_000, unit="bytes", id=wish.id)
+                )
+            self.tell(ModelLoaded(wish.model, self.engine.sees, wish.id))
+        else:
+            self.tell(ModelUnloaded(wish.model, wish.id))
 
     def _submit(self, draft: Submit) -> None:
         try:
@@ -378,6 +427,7 @@ def _greets(talk: Talk) -> None:
         Hello(
             server="0.0.0",
             session="s-1",
+            resume_token="s-1.DvzFWmYJQ5wTqkbnOy1hFMNQ",
             model={"id": talk.engine.model_id, "vision": talk.engine.sees},
             limits={"max_queue": 10},
             features=("ids", "cancel"),

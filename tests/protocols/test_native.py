@@ -264,7 +264,9 @@ def test_a_binary_message_carries_the_file_as_it_is() -> None:
         ({"type": "video_frame", "frame": "aGk=", "ts": "now"}, "invalid_message", "$.ts"),
         ({"type": "ping", "t": []}, "invalid_message", "$.t"),
         ({"type": "ping", "t": "t" * 257}, "invalid_message", "$.t"),
-        ({"type": "resume", "token": "t"}, "resume_failed", "$.token"),
+        ({"type": "resume", "token": "t"}, "missing_field", "$.last_seq"),
+        ({"type": "resume", "token": "t", "last_seq": -1}, "invalid_message", "$.last_seq"),
+        ({"type": "resume", "token": "t" * 257, "last_seq": 1}, "invalid_message", "$.token"),
         (b"M", "invalid_media", "$"),
         (b"M\x02\x00\x02{}", "invalid_media", "$"),
         (b"M\x01\x00", "invalid_media", "$"),
@@ -463,14 +465,16 @@ def test_what_was_asked_by_id_is_answered_by_id() -> None:
 
 
 def test_greeting_and_farewell_are_words_of_version_2() -> None:
-    hello = Hello(server="0.3.0", session="s", model={"id": "m"}, limits={"max_queue": 10}, features=("ids",))
+    hello = Hello(
+        server="0.3.0", session="s", resume_token="s.t", model={"id": "m"}, limits={"max_queue": 10}, features=("ids",)
+    )
 
     assert [] == told(hello, 1) == told(GoAway("Bye.", 5), 1)
     assert told(GoAway("Bye.", 5), 2) == [{"type": "goaway", "reason": "Bye.", "time_left_ms": 5}]
     assert told(hello, 2) == [
         {
             "type": "hello", "protocol": "mlx-websockets.v2", "server": "0.3.0", "session": "s",
-            "model": {"id": "m"}, "limits": {"max_queue": 10}, "features": ["ids"],
+            "model": {"id": "m"}, "limits": {"max_queue": 10}, "features": ["ids"], "resume_token": "s.t",
         }
     ]  # fmt: skip
 

@@ -21,7 +21,7 @@ from mlx_websockets.testing import ScriptedEngine
 PATIENCE = 5.0
 """Seconds after which a test that waits has failed."""
 
-HASTY = Limits(send_seconds=0.3, shutdown_step_seconds=0.5, close_seconds=0.5, handshake_seconds=0.5)
+HASTY = Limits(send_seconds=0.3, drain_seconds=0.5, shutdown_step_seconds=0.5, close_seconds=0.5, handshake_seconds=0.5)
 
 
 class StartableScriptedEngine(ScriptedEngine):
@@ -61,7 +61,7 @@ class Running:
 @asynccontextmanager
 async def running(
     engine: StartableScriptedEngine | None = None,
-    limits: Limits = Limits(),
+    limits: Limits | None = None,
     access: Access = Access(),
     **settings: Any,
 ) -> AsyncIterator[Running]:

@@ -28,7 +28,7 @@ from websockets.exceptions import ConnectionClosed
 from mlx_websockets.events import EncodedImage
 from mlx_websockets.generation import Delta, Started
 from mlx_websockets.protocols.native_schema import SUBPROTOCOL
-from mlx_websockets.server.connection import with_newest_images
+from mlx_websockets.server.desk import with_newest_images
 from mlx_websockets.server.limits import Limits
 from mlx_websockets.sessions.session import DraftMessage
 from mlx_websockets.settings import MAX_MESSAGE_BYTES

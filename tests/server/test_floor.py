@@ -5,6 +5,7 @@ import pytest
 from mlx_websockets.events import Ask
 from mlx_websockets.generation import Finished
 from mlx_websockets.sampling import Sampling
+from mlx_websockets.server.farewell import Farewell
 from mlx_websockets.server.floor import Floor
 from mlx_websockets.sessions.session import Session
 from mlx_websockets.testing import ScriptedEngine
@@ -19,6 +20,7 @@ class Guest:
         self.floor = floor
         self.log = log
         self.answers_at_once = False
+        self.is_connected = True
         floor.enter(self)
 
     def ask(self, *texts: str) -> None:
@@ -32,9 +34,9 @@ class Guest:
                 self.session.update(Finished(submit.turn, "stop"), 0.0)
                 self.floor.advance()
 
-    def drain(self, seconds: float) -> None: ...
+    def drain(self, seconds: float, farewell: Farewell) -> None: ...
 
-    def shut_down(self) -> None: ...
+    def shut_down(self, farewell: Farewell) -> None: ...
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ Every request that was submitted and not cancelled ends in exactly one `Finished
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -28,6 +28,7 @@ from mlx_websockets.engine.messages import (
     as_plain,
 )
 from mlx_websockets.engine.supervisor import Deadlines, State, Supervisor
+from mlx_websockets.errors import Refused
 from mlx_websockets.generation import Failed, Finished, GenerationRequest, Update
 
 logger = logging.getLogger(__name__)
@@ -127,6 +128,20 @@ class Engine:
 
     def wake(self) -> None:
         """Somebody waits for it. It is kept alive anyway."""
+
+    async def load(self, model: str, on_progress: Callable[[Loading], None] | None = None) -> None:
+        """It is loaded, if `model` is its own.
+
+        Raises:
+            Refused: it is not.
+        """
+        if self.engine_of(model) is None:
+            raise Refused("model_not_found", not_served(model, [self._spec.model]))
+
+    async def unload(self, model: str) -> None:
+        """Raises `Refused`: the only model stays."""
+        await self.load(model)
+        raise Refused("model_busy", f"{model} is the only model of this server, so it stays.")
 
     def status(self) -> dict[str, Any]:
         """How it is, as plain values.
@@ -250,6 +265,11 @@ class Engine:
                 self._deliver(Failed(request_id, "engine_stopped", "The server is stopping.", True))
             else:
                 self._deliver(Failed(request_id, "engine_restarted", RESTARTED, True))
+
+
+def not_served(model: str, served: Iterable[str]) -> str:
+    """The sentence for a request that names a model which is not there."""
+    return f"This server has no model {model[:100]!r}; it has {', '.join(served)}."
 
 
 def _call(listener: Callable[[], None]) -> None:

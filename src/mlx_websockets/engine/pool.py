@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from mlx_websockets.engine.client import Engine, Listener
+from mlx_websockets.engine.client import Engine, Listener, not_served
 from mlx_websockets.engine.messages import Loading, ModelInfo, ModelSpec
 from mlx_websockets.errors import OutOfMemory, Refused, StartError
 from mlx_websockets.generation import Failed, Finished, GenerationRequest, Update
@@ -139,6 +139,15 @@ class PooledModel:
     def engine_of(self, model: str | None) -> "PooledModel | None":
         return self._pool.engine_of(model)
 
+    def models(self) -> list[dict[str, Any]]:
+        return self._pool.models()
+
+    async def unload(self, model: str) -> None:
+        await self._pool.unload(model)
+
+    async def load(self, model: str, on_progress: Progress | None = None) -> None:
+        await self._pool.load(model, on_progress)
+
     def on_state_change(self, listener: Callable[[], None]) -> None:
         self._pool.on_state_change(listener)
 
@@ -192,7 +201,7 @@ class PooledModel:
 
     # --- its life; called by the pool -------------------------------------------------
 
-    async def load(self, make_room: Callable[[], Any] | None = None) -> None:
+    async def bring_in(self, make_room: Callable[[], Any] | None = None) -> None:
         """Load it, after `make_room`.
 
         Raises:
@@ -223,7 +232,7 @@ class PooledModel:
         self.last_used = asyncio.get_running_loop().time()
         self._settle_held()
 
-    async def unload(self) -> None:
+    async def take_out(self) -> None:
         """Take it out of memory. Only while it is loaded and not busy."""
         if self._is_loaded:
             logger.info("a model is unloaded", extra={"model": self.model_id})
@@ -324,7 +333,8 @@ class EnginePool:
 
     @property
     def rows(self) -> int:
-        return self._default.rows
+        """Of all models together."""
+        return sum(model.rows for model in self._models.values())
 
     def wake(self) -> None:
         self._default.wake()
@@ -388,7 +398,7 @@ class EnginePool:
         found = self._found(model)
         if found.is_busy or found in self._wanted:
             raise Refused("model_busy", f"{model} is in use.", retryable=True, retry_after_ms=1000)
-        await found.unload()
+        await found.take_out()
 
     def _found(self, model: str) -> PooledModel:
         found = self.engine_of(model)
@@ -409,7 +419,7 @@ class EnginePool:
                 self._estimates[model.model_id] = await asyncio.to_thread(self._estimate, model.spec)
                 if model is self._default or self._fits(model):
                     with model.progress_told(on_progress):
-                        await model.load()
+                        await model.bring_in()
         except BaseException:
             await self.stop()
             raise
@@ -454,7 +464,7 @@ class EnginePool:
             model = self._wanted[0]
             try:
                 if not model.is_loaded:
-                    await model.load(lambda model=model: self._make_room(model))  # type: ignore[misc]
+                    await model.bring_in(lambda model=model: self._make_room(model))  # type: ignore[misc]
             except StartError:
                 pass  # those who wait for it are told
             except Exception:
@@ -475,7 +485,7 @@ class EnginePool:
             while not self._fits(model) and (others := self._loaded_but(model)):
                 idle = [each for each in others if not each.is_busy]
                 if idle:
-                    await min(idle, key=_last_used).unload()
+                    await min(idle, key=_last_used).take_out()
                     continue
                 min(others, key=_last_used).is_making_room = True
                 await self._change()
@@ -490,7 +500,7 @@ class EnginePool:
             idle = [each for each in self._loaded_but(keep) if not each.is_busy]
             if not idle:
                 return
-            await min(idle, key=_last_used).unload()
+            await min(idle, key=_last_used).take_out()
 
     def _fits(self, model: PooledModel) -> bool:
         budget = self.budget_bytes
@@ -506,11 +516,6 @@ class EnginePool:
 
 SUMMED = ("running", "waiting", "tokens", "tokens_per_second", "restarts")
 """What the status of a server has as the sum over its models."""
-
-
-def not_served(model: str, served: "Sequence[str] | dict[str, Any]") -> str:
-    """The sentence for a request that names a model which is not there."""
-    return f"This server has no model {model[:100]!r}; it has {', '.join(served)}."
 
 
 def _last_used(model: PooledModel) -> float:

@@ -81,7 +81,9 @@ class NativeProtocol:
                 return _status(event)
             case events.Pong(t, id):
                 return wire.Pong(t=t, id=id)
-            case events.Hello() | events.GoAway():
+            case events.ModelList() | events.ModelProgress() | events.ModelLoaded() | events.ModelUnloaded():
+                return _model_news(event)
+            case events.Hello() | events.Resumed() | events.GoAway():
                 return self._greeting(event)
 
     def _is_plain(self, turn: TurnLabel) -> bool:
@@ -147,9 +149,13 @@ class NativeProtocol:
             fatal=event.fatal or None,
         )
 
-    def _greeting(self, event: events.Hello | events.GoAway) -> wire.Hello | wire.GoAway | None:
+    def _greeting(
+        self, event: events.Hello | events.Resumed | events.GoAway
+    ) -> wire.Hello | wire.Resumed | wire.GoAway | None:
         if self._version < 2:
             return None
+        if isinstance(event, events.Resumed):
+            return wire.Resumed(session=event.session, missed=event.missed, received=event.received, id=event.id)
         if isinstance(event, events.GoAway):
             return wire.GoAway(time_left_ms=event.time_left_ms, reason=event.reason)
         return wire.Hello(
@@ -159,10 +165,25 @@ class NativeProtocol:
             model=event.model,
             limits=event.limits,
             features=list(event.features),
+            resume_token=event.resume_token,
         )
 
 
 _encoder = msgspec.json.Encoder()
+
+
+def _model_news(
+    event: events.ModelList | events.ModelProgress | events.ModelLoaded | events.ModelUnloaded,
+) -> msgspec.Struct:
+    match event:
+        case events.ModelList(models, id):
+            return wire.Models(models=msgspec.convert(models, list[wire.ModelState]), id=id)
+        case events.ModelProgress(model=model, stage=stage, done=done, total=total, unit=unit, id=id):
+            return wire.ModelProgress(model=model, stage=stage, done=done, total=total, unit=unit, id=id)
+        case events.ModelLoaded(model, sees, id):
+            return wire.ModelLoaded(model=model, vision=sees, id=id)
+        case events.ModelUnloaded(model, id):
+            return wire.ModelUnloaded(model=model, id=id)
 
 
 def _status(event: events.StatusReport) -> wire.Status:
@@ -214,22 +235,17 @@ def _split(message: str | bytes) -> tuple[str | bytes, bytes | None]:
 
 
 def _decode(text: str | bytes) -> wire.PeerMessage:
+    _check_depth(text)
     try:
         return _decoder.decode(text)
     except RecursionError:
         raise _too_deep() from None
     except UnicodeError:
-    _check_depth(text)
         raise InvalidMessage("The message is not valid Unicode.", code="invalid_json") from None
     except msgspec.MsgspecError as error:
         return _decode_with_strange_settings(text) or _explain(error, text)
 
 
-def _decode_with_strange_settings(text: str | bytes) -> wire.PeerMessage | None:
-    """A message that is sound but for settings that are NaN or infinite, or None.
-
-    Python's json writes such numbers though JSON has none. They pass here, so that the
-    session's error names the setting and its range.
 _MARKS = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)
 _BYTE_MARKS = re.compile(_MARKS.pattern.encode(), re.DOTALL)
 
@@ -254,6 +270,11 @@ def _too_deep() -> InvalidMessage:
     return InvalidMessage(f"The JSON is nested more than {MAX_JSON_DEPTH} levels deep.", code="json_too_deep")
 
 
+def _decode_with_strange_settings(text: str | bytes) -> wire.PeerMessage | None:
+    """A message that is sound but for settings that are NaN or infinite, or None.
+
+    Python's json writes such numbers though JSON has none. They pass here, so that the
+    session's error names the setting and its range.
     """
     if len(text) > MAX_SETTINGS_LENGTH:
         return None
@@ -357,8 +378,14 @@ def _event(message: wire.PeerMessage, media: bytes | None) -> PeerEvent:
         case wire.Ping():
             _short(message.t, "t")
             return events.Ping(message.t, message.id)
-        case wire.Resume():
-            raise InvalidMessage("Sessions can't be resumed; connect anew and ask again.", "$.token", "resume_failed")
+        case wire.ListModels():
+            return events.ModelWish(wish="list", id=message.id)
+        case wire.LoadModel():
+            return events.ModelWish(wish="load", model=_short(message.model, "model"), id=message.id)
+        case wire.UnloadModel():
+            return events.ModelWish(wish="unload", model=_short(message.model, "model"), id=message.id)
+        case wire.Resume(token=token, last_seq=last_seq):
+            return events.Resume(token=_short(token, "token"), last_seq=last_seq, id=message.id)
 
 
 def _check_envelope(message: wire.PeerMessage, media: bytes | None) -> None:
@@ -428,6 +455,7 @@ def _options(message: wire.Request) -> dict[str, Any]:
         "history": bool(message.history),
         "stop": _stop(message.stop or []),
         "system": message.system,
+        "model": _short(message.model, "model"),
     }
 
 

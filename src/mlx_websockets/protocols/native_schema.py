@@ -18,7 +18,20 @@ SUBPROTOCOL = "mlx-websockets.v2.json"
 VERSION = "mlx-websockets.v2"
 """What `hello` calls this protocol."""
 
-FEATURES = ("ids", "cancel", "history", "stop", "system", "images", "binary_media", "usage", "timings", "ping")
+FEATURES = (
+    "ids",
+    "cancel",
+    "history",
+    "stop",
+    "system",
+    "images",
+    "binary_media",
+    "usage",
+    "timings",
+    "ping",
+    "resume",
+    "models",
+)
 """What `hello` lists: the optional parts that this implementation has."""
 
 DEFAULT_PROMPT = "Describe what you see."
@@ -84,6 +97,7 @@ class Request(Message, frozen=True, kw_only=True, omit_defaults=True):
     stop: list[str] | None = None
     system: str | None = None
     response_format: Any = None
+    model: str | None = None
 
 
 class TextInput(Request, frozen=True, kw_only=True, omit_defaults=True, tag="text_input"):
@@ -137,18 +151,54 @@ class Ping(Message, frozen=True, kw_only=True, omit_defaults=True, tag="ping"):
     t: Number | str | None = None
 
 
+class ListModels(Message, frozen=True, kw_only=True, omit_defaults=True, tag="list_models"):
+    pass
+
+
+class LoadModel(Message, frozen=True, kw_only=True, omit_defaults=True, tag="load_model"):
+    model: str
+
+
+class UnloadModel(Message, frozen=True, kw_only=True, omit_defaults=True, tag="unload_model"):
+    model: str
+
+
 class Resume(Message, frozen=True, kw_only=True, omit_defaults=True, tag="resume"):
-    """Reserved: read, so that the refusal can say what it refuses."""
-
-    token: Any = None
-    last_seq: Any = None
+    token: str
+    last_seq: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
-PeerMessage = TextInput | ImageInput | VideoFrame | ScreenFrame | Config | GetStatus | Cancel | Ping | Resume
+PeerMessage = (
+    TextInput
+    | ImageInput
+    | VideoFrame
+    | ScreenFrame
+    | Config
+    | GetStatus
+    | Cancel
+    | Ping
+    | Resume
+    | ListModels
+    | LoadModel
+    | UnloadModel
+)
 
 PEER_MESSAGE_TYPES: tuple[str, ...] = tuple(
     str(kind.__struct_config__.tag)
-    for kind in (TextInput, ImageInput, VideoFrame, ScreenFrame, Config, GetStatus, Cancel, Ping, Resume)
+    for kind in (
+        TextInput,
+        ImageInput,
+        VideoFrame,
+        ScreenFrame,
+        Config,
+        GetStatus,
+        Cancel,
+        Ping,
+        Resume,
+        ListModels,
+        LoadModel,
+        UnloadModel,
+    )
 )
 
 
@@ -162,6 +212,13 @@ class Hello(Struct, frozen=True, kw_only=True, tag_field="type", tag="hello"):
     model: dict[str, Any]
     limits: dict[str, float]
     features: list[str]
+    resume_token: str = ""
+
+
+class Resumed(Message, frozen=True, kw_only=True, omit_defaults=True, tag="resumed"):
+    session: str
+    missed: int
+    received: int
 
 
 class ResponseStart(Message, frozen=True, kw_only=True, omit_defaults=True, tag="response_start"):
@@ -230,13 +287,58 @@ class Pong(Message, frozen=True, kw_only=True, omit_defaults=True, tag="pong"):
     t: Any = None
 
 
+class ModelState(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One line of `models`. `vision` is absent until the model was loaded once."""
+
+    id: str
+    state: str
+    memory_bytes: int
+    running: int
+    vision: bool | None = None
+
+
+class Models(Message, frozen=True, kw_only=True, omit_defaults=True, tag="models"):
+    models: list[ModelState]
+
+
+class ModelProgress(Message, frozen=True, kw_only=True, omit_defaults=True, tag="model_progress"):
+    model: str
+    stage: str
+    done: int
+    total: int
+    unit: str
+
+
+class ModelLoaded(Message, frozen=True, kw_only=True, tag="model_loaded"):
+    model: str
+    vision: bool
+
+
+class ModelUnloaded(Message, frozen=True, kw_only=True, omit_defaults=True, tag="model_unloaded"):
+    model: str
+
+
 class GoAway(Struct, frozen=True, kw_only=True, tag_field="type", tag="goaway"):
     time_left_ms: int
     reason: str
 
 
 ServerMessage = (
-    Hello | ResponseStart | Token | ResponseComplete | FrameDropped | Error | ConfigUpdated | Status | Pong | GoAway
+    Hello
+    | Resumed
+    | ResponseStart
+    | Token
+    | ResponseComplete
+    | FrameDropped
+    | Error
+    | ConfigUpdated
+    | Status
+    | Pong
+    | Models
+    | ModelProgress
+    | ModelLoaded
+    | ModelUnloaded
+    | GoAway
 )
 
 

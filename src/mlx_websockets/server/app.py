@@ -7,11 +7,15 @@ from starlette.middleware import Middleware
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
+from mlx_websockets.metrics import Metrics
 from mlx_websockets.server import http
-from mlx_websockets.server.connection import Connection, House
+from mlx_websockets.server.connection import Connection
+from mlx_websockets.server.desk import House
 from mlx_websockets.server.floor import Engine, Floor
 from mlx_websockets.server.gate import Gate, own_names
 from mlx_websockets.server.limits import Limits
+from mlx_websockets.server.parking import Parking
+from mlx_websockets.server.rates import RequestRates
 from mlx_websockets.server.status import Status
 from mlx_websockets.settings import Settings
 
@@ -19,9 +23,7 @@ OPENERS = 2
 """Pictures opened at once: each may take 200 MB for a moment."""
 
 
-def create_app(
-    settings: Settings, engine: Engine, limits: Limits = Limits(), *, token: str | None = None
-) -> Starlette:
+def create_app(settings: Settings, engine: Engine, limits: Limits = Limits(), *, token: str | None = None) -> Starlette:
     """The server as an ASGI application; `app.state.house` is what its connections share.
 
     Args:
@@ -36,14 +38,18 @@ def create_app(
         is_open=settings.no_auth,
         origins=settings.allow_origin,
     )
-    floor = Floor(engine)
+    floor = Floor(engine, settings.local_weight)
+    status = Status(engine, floor, limits, settings.sampling.limit)
     house = House(
         settings=settings,
         engine=engine,
         floor=floor,
-        status=Status(engine, floor),
+        status=status,
+        parking=Parking(max_parked=limits.max_parked, park_seconds=limits.park_seconds),
         openers=ThreadPoolExecutor(OPENERS, "pictures"),
         limits=limits,
+        metrics=Metrics(status.levels),
+        rates=RequestRates(limits.requests_per_minute),
     )
 
     async def talk(socket: WebSocket) -> None:
@@ -56,7 +62,9 @@ def create_app(
             Route("/", http.greeting),
             Route("/healthz", http.healthz),
             Route("/readyz", http.readyz),
+            Route("/metrics", http.metrics),
             Route("/v1/status", http.status),
+            Route("/v1/models", http.models),
         ],
         middleware=[Middleware(http.Gatekeeper, gate=gate)],
     )

@@ -1,14 +1,17 @@
 """Who starts next.
 
 Turns wait in their sessions; whenever the engine has a row free, the floor gives it to the
-next session in line. It also owns what sessions share: their registry and their numbers.
+next session in line. It also owns what sessions share: their registry, their numbers, and
+the count of the bytes of pictures that they hold together.
 """
 
 import itertools
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from mlx_websockets.engine.messages import Loading
 from mlx_websockets.generation import GenerationRequest, Update
+from mlx_websockets.server.farewell import Farewell
 from mlx_websockets.sessions.registry import SessionRegistry
 from mlx_websockets.sessions.session import Session
 
@@ -40,25 +43,50 @@ class Engine(Protocol):
         """Give a request up; no update of it arrives any more. Unknown ids are fine."""
         ...
 
+    def engine_of(self, model: str | None) -> "Engine | None":
+        """Who answers for `model`; for None the default model. None: nobody does."""
+        ...
+
+    def wake(self) -> None:
+        """Somebody waits for it; if it is not in memory, it is loaded."""
+        ...
+
+    async def load(self, model: str, on_progress: Callable[[Loading], None] | None = None) -> None:
+        """Have `model` in memory. Raises `Refused` if there is no such model, `StartError` if it can't be loaded."""
+        ...
+
+    async def unload(self, model: str) -> None:
+        """Take `model` out of memory. Raises `Refused`: there is no such model, or something runs on it."""
+        ...
+
+    def models(self) -> list[dict[str, Any]]:
+        """A line for each model that can be asked for, the default first."""
+        ...
+
     def status(self) -> dict[str, Any]: ...
     def on_state_change(self, listener: Callable[[], None]) -> None: ...
 
 
 class Guest(Protocol):
-    """Whose turns wait: a connection."""
+    """Whose turns wait: a desk."""
 
     name: str
     session: Session
+    party: str | None
+    """With whom it shares its turns: an address; None is this machine."""
+
+    @property
+    def is_connected(self) -> bool: ...
 
     def start_next(self) -> None:
         """Start the session's next turn. Must not raise, nor leave the session as it was."""
         ...
 
-    def drain(self, seconds: float) -> None:
+    def drain(self, seconds: float, farewell: Farewell) -> None:
         """Take nothing new; what runs has so long to finish."""
         ...
 
-    def shut_down(self) -> None:
+    def shut_down(self, farewell: Farewell) -> None:
         """End, and tell why."""
         ...
 
@@ -66,22 +94,37 @@ class Guest(Protocol):
 class Floor:
     """The guests of one server, and their line for the engine."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, local_weight: int = 1) -> None:
+        """`local_weight`: so many inputs of this machine start for each one of another address."""
         self.numbers = itertools.count(1)
         self._engine = engine
         self._registry = SessionRegistry()
         self._guests: dict[str, Guest] = {}
+        self.held_bytes = 0
+        self._held: dict[str, int] = {}
+        self._local_weight = local_weight
         self._is_advancing = False
         engine.on_state_change(self.advance)
 
     def enter(self, guest: Guest) -> None:
         self._guests[guest.name] = guest
-        self._registry.add(guest.name, guest.session)
+        if guest.party is None:
+            self._registry.add(guest.name, guest.session, "this machine", self._local_weight)
+        else:
+            self._registry.add(guest.name, guest.session, guest.party)
 
     def leave(self, guest: Guest) -> None:
         """Forget `guest`; one that has left already is fine."""
         if self._guests.pop(guest.name, None) is not None:
             self._registry.remove(guest.name)
+            self.held_bytes -= self._held.pop(guest.name, 0)
+
+    def note_held(self, guest: Guest) -> None:
+        """Bring `held_bytes` up to date with `guest`'s session."""
+        if guest.name in self._guests:
+            held = guest.session.held_bytes
+            self.held_bytes += held - self._held.get(guest.name, 0)
+            self._held[guest.name] = held
 
     def advance(self) -> None:
         """Start what can be started. Call after anything that may have made room or put someone in line."""
@@ -89,13 +132,22 @@ class Floor:
             return  # a reply that came at once; the loop below looks again
         self._is_advancing = True
         try:
-            while (name := self._next()) is not None:
+            while (name := self._registry.next_to_start(self._engine.rows, self.has_room)) is not None:
                 self._guests[name].start_next()
+            self._wake_models()
         finally:
             self._is_advancing = False
 
-    def _next(self) -> str | None:
-        return self._registry.next_to_start(self._engine.rows) if self._engine.is_ready else None
+    def has_room(self, model: str | None) -> bool:
+        """Whether `model` takes one more turn now; None is the default."""
+        engine = self._engine.engine_of(model)
+        return engine is not None and engine.is_ready and self._registry.running_on(model) < engine.rows
+
+    def _wake_models(self) -> None:
+        for model in self._registry.awaited_models:
+            engine = self._engine.engine_of(model)
+            if engine is not None and not engine.is_ready:
+                engine.wake()
 
     @property
     def guests(self) -> list[Guest]:
@@ -103,7 +155,7 @@ class Floor:
 
     @property
     def connections(self) -> int:
-        return len(self._guests)
+        return sum(guest.is_connected for guest in self._guests.values())
 
     @property
     def running(self) -> int:

@@ -7,6 +7,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from mlx_websockets.metrics import CONTENT_TYPE
 from mlx_websockets.protocols.native_schema import SUBPROTOCOL
 from mlx_websockets.server.addresses import url
 from mlx_websockets.server.gate import Gate, Refusal, passed
@@ -21,7 +22,7 @@ async def greeting(request: Request) -> Response:
         "This is mlx-websockets, a WebSocket server for vision-language models.\n\n"
         f"Connect to {address} and send one JSON object per message, such as\n\n"
         '    {"type": "text_input", "content": "Hello!"}\n\n'
-        "How it is: /v1/status   Whether it lives: /healthz   Whether its model is ready: /readyz\n"
+        "How it is: /v1/status, /metrics   Whether it lives: /healthz   Whether its model is ready: /readyz\n"
     )
 
 
@@ -37,8 +38,21 @@ async def readyz(request: Request) -> Response:
     return PlainTextResponse("The model is not ready.\n", 503, {"retry-after": "5"})
 
 
+async def models(request: Request) -> Response:
+    """The models that can be asked for, the default first; the list has the form that OpenAI's has."""
+    found = [
+        {"object": "model", "owned_by": "mlx-websockets", **each} for each in request.app.state.house.engine.models()
+    ]
+    return JSONResponse({"object": "list", "data": found})
+
+
 async def status(request: Request) -> Response:
-    return JSONResponse(request.app.state.house.status.stats())
+    return JSONResponse(request.app.state.house.status.overview())
+
+
+async def metrics(request: Request) -> Response:
+    """All that is counted, as Prometheus reads it."""
+    return Response(request.app.state.house.metrics.exposition(), media_type=CONTENT_TYPE)
 
 
 class Gatekeeper:
@@ -59,7 +73,9 @@ class Gatekeeper:
         refused = self._gate.refusal(scope, time.monotonic())
         if refused is None:
             await self._app(passed(dict(scope)), receive, send)
-        elif scope["type"] == "http":
+            return
+        scope["app"].state.house.metrics.refused(refused.status)
+        if scope["type"] == "http":
             await _answer(refused)(scope, receive, send)
         else:
             await self._turn_away(WebSocket(scope, receive, send), refused)

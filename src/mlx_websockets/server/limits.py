@@ -114,11 +114,19 @@ class Declared:
 
 FIXED = (
     Declared(
-        "max_message_bytes", fixed.MAX_MESSAGE_BYTES, "bytes", "of one WebSocket message, fragments joined", "close 1009"
+        "max_message_bytes",
+        fixed.MAX_MESSAGE_BYTES,
+        "bytes",
+        "of one WebSocket message, fragments joined",
+        "close 1009",
     ),
     Declared("max_json_depth", fixed.MAX_JSON_DEPTH, "levels", "of lists and objects in a message", "`json_too_deep`"),
     Declared(
-        "max_json_items", fixed.MAX_JSON_ITEMS, "marks", "of strings, lists and objects in a message", "`json_too_large`"
+        "max_json_items",
+        fixed.MAX_JSON_ITEMS,
+        "marks",
+        "of strings, lists and objects in a message",
+        "`json_too_large`",
     ),
     Declared("max_id_length", fixed.MAX_ID_LENGTH, "characters", "of an `id`", "`invalid_message`"),
     Declared(
@@ -140,8 +148,10 @@ FIXED = (
         "`image_too_large`",
     ),
     Declared("max_image_side", fixed.MAX_IMAGE_SIDE, "pixels", "of a picture's longer side", "`image_too_large`"),
-    Declared("max_images", fixed.MAX_IMAGES, "pictures", "in one request, or fewer if the model says so", "`too_many_images`"),
-)  # fmt: skip
+    Declared(
+        "max_images", fixed.MAX_IMAGES, "pictures", "in one request, or fewer if the model says so", "`too_many_images`"
+    ),
+)
 """The limits that no server moves."""
 
 

@@ -7,7 +7,7 @@ waits for a peer that no longer reads.
 
 What is relied on of uvicorn: `connection_made`, `connection_lost`, `handle_websocket_upgrade`,
 `cycle`, `connections` of the one, `run_asgi`, `handle_cont`, `send_receive_event_to_app`, `frames`,
-`curr_msg_data_type`, `conn`, `close_sent`, `handle_ping`, `keepalive_timeout`,
+`curr_msg_data_type`, `conn`, `close_sent`, `queue`, `connection_lost`, `handle_ping`, `keepalive_timeout`,
 `handle_parser_exception`, `scope` of the other, and `transport` of both.
 """
 
@@ -67,54 +67,63 @@ def http_protocol(limits: Limits) -> type[H11Protocol]:
     return BoundedHTTP
 
 
-def websocket_protocol(limits: Limits) -> type[WebSocketsSansIOProtocol]:
-    """The class that takes over once a WebSocket handshake has been read."""
+class BoundedWebSocket(WebSocketsSansIOProtocol):
+    """Takes over once a WebSocket handshake has been read."""
 
-    class BoundedWebSocket(WebSocketsSansIOProtocol):
-        async def run_asgi(self) -> None:
-            self.scope["state"]["abort"] = self.transport.abort
-            await super().run_asgi()
+    limits: Limits
 
-        def handle_cont(self, event: Any) -> None:
-            if self.close_sent:
-                return  # what is left of a message that was refused
-            if len(self.frames) < limits.max_fragments:
-                super().handle_cont(event)
-            else:
-                self._refuse(1009, f"more than {limits.max_fragments} fragments")
+    async def run_asgi(self) -> None:
+        self.scope["state"]["abort"] = self.transport.abort
+        await super().run_asgi()
 
-        def send_receive_event_to_app(self) -> None:
-            whole = b"".join(self.frames)
-            if self.curr_msg_data_type == "text" and not _is_utf8(whole):
-                self._refuse(1007, "text that is no UTF-8")  # uvicorn would log a traceback for each
-            else:
-                self.frames = [whole]
-                super().send_receive_event_to_app()
+    def handle_cont(self, event: Any) -> None:
+        if self.close_sent:
+            return  # what is left of a message that was refused
+        if len(self.frames) < self.limits.max_fragments:
+            super().handle_cont(event)
+        else:
+            self._refuse(1009, f"more than {self.limits.max_fragments} fragments")
 
-        def _refuse(self, code: int, reason: str) -> None:
-            self.frames = []
-            if not self.close_sent:
-                self.conn.fail(code, reason)
-                self.handle_parser_exception()
+    def send_receive_event_to_app(self) -> None:
+        whole = b"".join(self.frames)
+        if self.curr_msg_data_type == "text" and not _is_utf8(whole):
+            self._refuse(1007, "text that is no UTF-8")  # uvicorn would log a traceback for each
+        else:
+            self.frames = [whole]
+            super().send_receive_event_to_app()
 
-        def handle_ping(self) -> None:
-            if self.transport.get_write_buffer_size() > MAX_PONG_BYTES:
-                self.transport.abort()
-            else:
-                super().handle_ping()
+    def _refuse(self, code: int, reason: str) -> None:
+        self.frames = []
+        if not self.close_sent:
+            self.conn.fail(code, reason)
+            self.handle_parser_exception()
 
-        def keepalive_timeout(self) -> None:
-            super().keepalive_timeout()
-            self._abort_soon()
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.conn.close_rcvd is None:  # uvicorn calls that 1005 too: closed by the peer, without a code
+            self.queue.put_nowait({"type": "websocket.disconnect", "code": 1006})
+        super().connection_lost(exc)
 
-        def handle_parser_exception(self) -> None:
-            super().handle_parser_exception()
-            self._abort_soon()
+    def handle_ping(self) -> None:
+        if self.transport.get_write_buffer_size() > MAX_PONG_BYTES:
+            self.transport.abort()
+        else:
+            super().handle_ping()
 
-        def _abort_soon(self) -> None:
-            self.loop.call_later(limits.close_seconds, self.transport.abort)
+    def keepalive_timeout(self) -> None:
+        super().keepalive_timeout()
+        self._abort_soon()
 
-    return BoundedWebSocket
+    def handle_parser_exception(self) -> None:
+        super().handle_parser_exception()
+        self._abort_soon()
+
+    def _abort_soon(self) -> None:
+        self.loop.call_later(self.limits.close_seconds, self.transport.abort)
+
+
+def websocket_protocol(limits: Limits) -> type[BoundedWebSocket]:
+    """The class with its limits: uvicorn makes the objects."""
+    return type("WebSocketWithin", (BoundedWebSocket,), {"limits": limits})
 
 
 def _is_utf8(data: bytes) -> bool:

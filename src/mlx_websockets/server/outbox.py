@@ -2,8 +2,11 @@
 
 While a message is on its way to a slow peer, the deltas that gather behind it merge, so that
 slowness costs the peer messages and never text. A peer that takes nothing for too long, or
-that is owed too much, is stalled: its owner is told and nothing more is sent. Nothing here
-knows turns, sessions or what the messages say.
+that is owed too much, is stalled: its owner is told and nothing more is sent.
+
+With a `Replay` it outlives its socket: what was on its way is kept, what is put meanwhile
+waits and merges, and the next writer goes on where the peer says that the last one got to.
+Nothing here knows turns, sessions or what the messages say.
 """
 
 import asyncio
@@ -13,8 +16,10 @@ from dataclasses import dataclass, replace
 
 from mlx_websockets.events import FrameDropped, Problem, ReplyDelta, ReplyFinished, ReplyStarted, ServerEvent
 from mlx_websockets.server.limits import Limits
+from mlx_websockets.server.replay import Message, Replay
 
-Message = str | bytes
+Send = Callable[[Message], Awaitable[None]]
+"""Hands one message to the transport and waits while that is full; raises `PeerGone`."""
 
 MERGE_FROM_ENTRIES = 64
 """So much waiting is slowness too, even if the writer has not had its turn yet."""
@@ -45,37 +50,37 @@ class Outbox:
 
     Args:
         render: an event as the messages that tell of it.
-        send: hands one message to the transport and waits while that is full; raises `PeerGone`.
-        on_stalled: called once if the peer is stalled.
-        on_gone: called once if `send` finds that the peer is gone.
+        on_stalled: called if the peer is stalled.
+        replay: keeps what is sent, for a peer that may come back on another socket.
+
+    Attributes:
+        is_closed: nothing will be sent any more; what was owed is gone.
     """
 
     def __init__(
         self,
         render: Callable[[ServerEvent], Iterable[Message]],
-        send: Callable[[Message], Awaitable[None]],
         *,
         on_stalled: Callable[[], None],
-        on_gone: Callable[[], None],
         limits: Limits = Limits(),
+        replay: Replay | None = None,
     ) -> None:
+        self.is_closed = False
         self._render = render
-        self._send = send
         self._on_stalled = on_stalled
-        self._on_gone = on_gone
         self._limits = limits
+        self._replay = replay
         self._entries: deque[_Entry] = deque()
         self._size = 0
         self._streams: dict[int, _Stream] = {}  # by the identity of a turn's label
-        self._is_sending = False
-        self._is_closed = False
+        self._is_busy = False  # nobody would take the next entry now
         self._has_entries = asyncio.Event()
         self._is_empty = asyncio.Event()
         self._is_empty.set()
 
     def put(self, event: ServerEvent) -> None:
         """Owe the peer `event`. Never waits."""
-        if self._is_closed:
+        if self.is_closed:
             return
         if isinstance(event, ReplyDelta):
             self._put_delta(event)
@@ -84,22 +89,43 @@ class Outbox:
             messages = list(self._render(event))
             self._append(_Entry(messages, sum(map(len, messages))))
 
-    async def deliver(self) -> None:
-        """Send what is put, in order, until the peer is gone or stalled. One task runs this."""
+    async def deliver(self, send: Send, again: Iterable[Message] = ()) -> None:
+        """Send what is put, in order, until the peer is gone or stalled. One task at a time runs this.
+
+        Args:
+            send: where to.
+            again: messages that go first and have been noted before.
+        """
         try:
+            for message in again:
+                await self._hand_over(message, send)
             while True:
-                await self._has_entries.wait()
-                self._is_sending = True
-                for message in self._take():
-                    async with asyncio.timeout(self._limits.send_seconds):
-                        await self._send(message)
-                self._is_sending = False
+                self._is_busy = False
                 if not self._entries:
                     self._is_empty.set()
+                await self._has_entries.wait()
+                self._is_busy = True
+                for message in self._noted(self._take()):
+                    await self._hand_over(message, send)
         except TimeoutError:
-            self._close(self._on_stalled)
+            self._leave_off()
+            self._on_stalled()
         except PeerGone:
-            self._close(self._on_gone)
+            self._leave_off()
+
+    def pause(self) -> None:
+        """The writer is gone; deltas merge until the next one comes."""
+        self._is_busy = True
+
+    async def _hand_over(self, message: Message, send: Send) -> None:
+        async with asyncio.timeout(self._limits.send_seconds):
+            await send(message)
+
+    def _noted(self, messages: list[Message]) -> list[Message]:
+        if self._replay is not None:  # all of them before one is sent: the writer may be cancelled between them
+            for message in messages:
+                self._replay.note(message, asyncio.get_running_loop().time())
+        return messages
 
     async def flush(self, seconds: float) -> bool:
         """Wait until nothing is owed, at most so long; tells whether that was reached."""
@@ -108,14 +134,14 @@ class Outbox:
                 await self._is_empty.wait()
         except TimeoutError:
             return False
-        return not self._is_closed
+        return not self.is_closed
 
     # --- deltas -----------------------------------------------------------------------
 
     def _put_delta(self, delta: ReplyDelta) -> None:
         stream = self._streams.setdefault(id(delta.turn), _Stream())
         newest = stream.newest
-        if newest is not None and (self._is_sending or len(self._entries) >= MERGE_FROM_ENTRIES):
+        if newest is not None and (self._is_busy or len(self._entries) >= MERGE_FROM_ENTRIES):
             assert isinstance(newest.content, ReplyDelta)
             newest.content = replace(newest.content, text=newest.content.text + delta.text)
             stream.merged += 1
@@ -158,14 +184,19 @@ class Outbox:
         """One message may be larger than the bound; what gathers behind it may not."""
         is_too_much = len(self._entries) > 1 and self._size > self._limits.max_owed_bytes
         if is_too_much or len(self._entries) > self._limits.max_owed_messages:
-            self._close(self._on_stalled)
+            self.close()
+            self._on_stalled()
 
-    def _close(self, tell: Callable[[], None]) -> None:
-        if self._is_closed:
-            return
-        self._is_closed = True
+    def _leave_off(self) -> None:
+        """Nobody takes anything any more, unless somebody may come back for it."""
+        if self._replay is None:
+            self.close()
+
+    def close(self) -> None:
+        """Owe nothing any more."""
+        self.is_closed = True
         self._entries.clear()
         self._streams.clear()
+        self._size = 0
         self._has_entries.clear()
         self._is_empty.set()
-        tell()

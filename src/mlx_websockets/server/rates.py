@@ -1,4 +1,4 @@
-"""How often somebody may do something: token buckets. Knows no clock; `now` is in seconds of one that never goes back."""
+"""How often somebody may do something: token buckets. `now` is in seconds of a monotonic clock."""
 
 from collections import OrderedDict
 

@@ -25,8 +25,10 @@ from mlx_websockets.server.access import Access
 from mlx_websockets.server.addresses import Addresses, addresses_of
 from mlx_websockets.server.app import create_app
 from mlx_websockets.server.binding import BACKLOG, bind
-from mlx_websockets.server.connection import House
+from mlx_websockets.server.desk import House
+from mlx_websockets.server.farewell import RESTARTING, STOPPING
 from mlx_websockets.server.floor import Engine
+from mlx_websockets.server.lag import watch_lag
 from mlx_websockets.server.limits import Limits
 from mlx_websockets.server.listener import http_protocol, websocket_protocol
 from mlx_websockets.settings import MAX_MESSAGE_BYTES, Settings
@@ -51,15 +53,26 @@ class StartableEngine(Engine, Protocol):
 
 
 class Stop:
-    """A wish to stop; a second one is a wish not to be kept waiting."""
+    """A wish to stop; a second one is a wish not to be kept waiting.
+
+    Attributes:
+        farewell: what peers are told, by the first wish.
+    """
 
     def __init__(self) -> None:
         self.is_wanted = asyncio.Event()
         self.is_urgent = False
+        self.farewell = STOPPING
 
     def ask(self) -> None:
         self.is_urgent = self.is_wanted.is_set()
         self.is_wanted.set()
+
+    def ask_for_heir(self) -> None:
+        """Another server goes on with our listening sockets: leave, without haste."""
+        if not self.is_wanted.is_set():
+            self.farewell = RESTARTING
+            self.is_wanted.set()
 
     @contextlib.contextmanager
     def on_signals(self) -> Iterator[None]:
@@ -85,7 +98,7 @@ async def serve(
     announce: Callable[[Addresses], None],
     *,
     on_progress: Callable[[Any], None] | None = None,
-    limits: Limits = Limits(),
+    limits: Limits | None = None,
     stop: Stop | None = None,
     access: Access = Access(),
 ) -> bool:
@@ -94,6 +107,7 @@ async def serve(
     Args:
         announce: called once connections are accepted, with the addresses.
         on_progress: told how far the model's loading is.
+        limits: how patient the server is; if not given, as the settings say.
         access: what other machines have to show, and how connections are encrypted.
 
     Returns:
@@ -103,6 +117,7 @@ async def serve(
         StartError: of the kind that says why. Nothing is left running.
     """
     stop = stop or Stop()
+    limits = limits or Limits.of(settings)
     sockets = bind(settings)
     secure = _bind_secure(settings, sockets) if access.tls is not None else []
     with stop.on_signals():
@@ -142,9 +157,11 @@ def _addresses(settings: Settings, sockets: list[socket.socket], secure: list[so
 
 
 async def _serve_until_stopped(server: "_Server", house: House, sockets: list[socket.socket]) -> None:
+    lag_watch = asyncio.create_task(watch_lag(house.metrics.lagged), name="lag watch")
     try:
         await server.serve(sockets)
     finally:
+        lag_watch.cancel()
         house.openers.shutdown(wait=False, cancel_futures=True)
 
 
@@ -247,12 +264,13 @@ class _Server(uvicorn.Server):
         """Tell everybody, let what runs finish for a while, then end all of it."""
         for each in self.servers:
             each.close()
-        step, floor = self._house.limits.shutdown_step_seconds, self._house.floor
+        step, floor, farewell = self._house.limits.shutdown_step_seconds, self._house.floor, self._stop.farewell
+        drain_seconds = self._house.limits.drain_seconds
         for guest in floor.guests:
-            guest.drain(step)
-        await self._until(lambda: floor.running == 0, step)
+            guest.drain(drain_seconds, farewell)
+        await self._until(lambda: floor.running == 0, drain_seconds)
         for guest in floor.guests:
-            guest.shut_down()
+            guest.shut_down(farewell)
         await self._until(lambda: not self.server_state.tasks, step + self._house.limits.close_seconds)
         await self._until(lambda: not self.server_state.connections, self._house.limits.close_seconds)
         for connection in list(self.server_state.connections):

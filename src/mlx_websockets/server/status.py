@@ -8,7 +8,9 @@ from typing import Any
 
 import psutil
 
+from mlx_websockets.metrics import Levels
 from mlx_websockets.server.floor import Engine, Floor
+from mlx_websockets.server.limits import Limits, told
 
 GB = 1024**3
 
@@ -16,9 +18,11 @@ GB = 1024**3
 class Status:
     """What can be said of one server since it came up."""
 
-    def __init__(self, engine: Engine, floor: Floor) -> None:
+    def __init__(self, engine: Engine, floor: Floor, limits: Limits, max_output_tokens: int) -> None:
         self._engine = engine
         self._floor = floor
+        self._limits = limits
+        self._max_output_tokens = max_output_tokens
         self._started_at = time.monotonic()
         self._versions = _versions()
 
@@ -41,6 +45,38 @@ class Status:
             "pid": os.getpid(),
             "versions": self._versions,
         }
+
+    def overview(self) -> dict[str, Any]:
+        """`stats`, and what only whoever watches over the server wants to know."""
+        return self.stats() | {
+            "rows": self._engine.rows,
+            "held_bytes": self._floor.held_bytes,
+            "tokens_per_second": self._engine.status().get("tokens_per_second", 0.0),
+            "limits": told(self._limits, max_output_tokens=self._max_output_tokens, context_tokens=self.context_tokens),
+        }
+
+    @property
+    def context_tokens(self) -> int | None:
+        """The longest prompt and reply together; None before a model has been loaded."""
+        info = self._engine.status().get("model_info") or {}
+        tokens: int | None = info.get("context_tokens")
+        return tokens
+
+    def levels(self) -> Levels:
+        """The numbers that `/metrics` reads when it is asked."""
+        engine = self._engine.status()
+        return Levels(
+            is_ready=self._engine.is_ready,
+            connections=self._floor.connections,
+            running=self._floor.running,
+            rows=self._engine.rows,
+            waiting=self._floor.waiting,
+            held_bytes=self._floor.held_bytes,
+            tokens=engine.get("tokens", 0),
+            tokens_per_second=engine.get("tokens_per_second", 0.0),
+            restarts=engine.get("restarts", 0),
+            worker_memory=engine.get("memory", {}),
+        )
 
 
 def _memory() -> dict[str, float]:

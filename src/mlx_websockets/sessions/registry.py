@@ -7,7 +7,7 @@ with a single question waiting. A party of weight 3 starts three in a row when i
 
 from collections import deque
 
-from mlx_websockets.sessions.session import Session
+from mlx_websockets.sessions.session import HasRoom, Session
 
 
 class _Party:
@@ -57,13 +57,21 @@ class SessionRegistry:
     def waiting(self) -> int:
         return sum(session.waiting for session in self._sessions.values())
 
-    def next_to_start(self, rows: int) -> str | None:
-        """The session to call `start_next` on, or None: no room in `rows`, or nobody waits."""
+    @property
+    def awaited_models(self) -> set[str | None]:
+        """The models that somebody waits for; None is the default."""
+        return {model for session in self._sessions.values() for model in session.awaited_models}
+
+    def running_on(self, model: str | None) -> int:
+        return sum(session.running_on(model) for session in self._sessions.values())
+
+    def next_to_start(self, rows: int, has_room: HasRoom = lambda model: True) -> str | None:
+        """The session to call `start_next` on, or None: no room in `rows`, or nobody waits for a model that has any."""
         if self.running >= rows:
             return None
         for _ in range(len(self._order)):
             party = self._parties[self._order[0]]
-            name = self._next_of(party)
+            name = self._next_of(party, has_room)
             party.starts_left -= 1
             if name is None or party.starts_left == 0:
                 party.starts_left = party.weight
@@ -72,10 +80,10 @@ class SessionRegistry:
                 return name
         return None
 
-    def _next_of(self, party: _Party) -> str | None:
+    def _next_of(self, party: _Party, has_room: HasRoom) -> str | None:
         for _ in range(len(party.names)):
             name = party.names[0]
             party.names.rotate(-1)
-            if self._sessions[name].wants_to_start:
+            if self._sessions[name].can_start(has_room):
                 return name
         return None

@@ -10,7 +10,7 @@ is an argument, in seconds of a monotonic clock. Two rules hold it together:
   the moment when the engine really has room for it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from mlx_websockets.errors import InvalidImage, InvalidMessage, Refused
@@ -23,6 +23,7 @@ from mlx_websockets.events import (
     FrameInput,
     InputType,
     Interrupt,
+    ModelWish,
     PeerEvent,
     Ping,
     Pong,
@@ -30,6 +31,7 @@ from mlx_websockets.events import (
     ReplyDelta,
     ReplyFinished,
     ReplyStarted,
+    Resume,
     ServerEvent,
     StatusRequest,
     TurnLabel,
@@ -78,6 +80,7 @@ class Submit:
     messages: tuple[DraftMessage, ...]
     choice: Choice
     droppable: int = 0
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +97,21 @@ class ReportStatus:
     id: str | None
 
 
-Action = Send | Submit | Cancel | ReportStatus
+@dataclass(frozen=True, slots=True)
+class TendModels:
+    """The peer asked about models, or for one; answer it, if it may."""
+
+    wish: ModelWish
+
+
+Action = Send | Submit | Cancel | ReportStatus | TendModels
+
+HasRoom = Callable[[str | None], bool]
+"""Whether a model takes one more turn now; None is the default model."""
+
+
+def _everywhere(_: str | None) -> bool:
+    return True
 
 
 class Session:
@@ -134,7 +151,6 @@ class Session:
 
     # --- in ---------------------------------------------------------------------------
 
-    def receive(self, event: PeerEvent, now: float) -> list[Action]:
     def refuse(self, event: Ask | FrameInput, refused: Refused) -> list[Action]:
         """Tell the peer that a sound request is not taken; a frame of an overloaded server is dropped."""
         ask = event if isinstance(event, Ask) else event.ask
@@ -152,6 +168,7 @@ class Session:
         )
         return [Send(problem)]
 
+    def receive(self, event: PeerEvent, now: float) -> list[Action]:
         """What to do about something that the peer said."""
         match event:
             case Ask():
@@ -166,10 +183,12 @@ class Session:
                 return [ReportStatus(id)]
             case Ping(t, id):
                 return [Send(Pong(t, id))]
-            case Unreadable():
+            case ModelWish():
+                return [TendModels(event)]
             case Resume():
                 message = "Only the first message of a connection of version 2 can resume a session."
                 return [Send(Problem(message=message, code="resume_failed", turn=self._label_beside_turns(event.id)))]
+            case Unreadable():
                 label = self._label_beside_turns(event.id)
                 return [Send(Problem(message=event.reason, code=event.code, turn=label, path=event.path))]
 
@@ -204,9 +223,9 @@ class Session:
             return [Send(FrameDropped(ended.label, "decode_error"))]
         return [Send(Problem(message=error.reason, code=error.code, turn=ended.label, path=error.path))]
 
-    def start_next(self, now: float) -> list[Action]:
-        """Start the turn whose time has come. Call when the engine has room and `wants_to_start`."""
-        turn = self._next()
+    def start_next(self, now: float, has_room: HasRoom = _everywhere) -> list[Action]:
+        """Start the turn whose time has come. Call when the engine has room and one `can_start`."""
+        turn = self._next(has_room)
         if turn is None:
             return []
         is_from_queue = turn in self._queue
@@ -234,8 +253,21 @@ class Session:
 
     @property
     def wants_to_start(self) -> bool:
-        """A turn waits that could run now."""
-        return self._next() is not None
+        """A turn waits that could run now, if its model has room."""
+        return self.can_start(_everywhere)
+
+    def can_start(self, has_room: HasRoom) -> bool:
+        """A turn waits that could run now, on a model that has room for it."""
+        return self._next(has_room) is not None
+
+    @property
+    def awaited_models(self) -> set[str | None]:
+        """The models of the turns that wait; None is the default."""
+        return {turn.ask.model for turn in (*self._queue, *self._slots)}
+
+    def running_on(self, model: str | None) -> int:
+        """How many turns of a model run."""
+        return sum(turn.ask.model == model for turn in self._running.values())
 
     @property
     def running(self) -> int:
@@ -246,12 +278,12 @@ class Session:
         return len(self._queue) + len(self._slots)
 
     @property
-    @property
     def held_bytes(self) -> int:
         """Bytes of the pictures that wait, run or are remembered, as they came."""
         turns = sum(len(image.data) for turn in self._all_turns() for image in turn.ask.images)
         return turns + sum(len(image.data) for image in self._conversation.images)
 
+    @property
     def next_deadline(self) -> float | None:
         """When `tick` will have something to do."""
         return min((self._deadline(turn) for turn in self._all_turns()), default=None)
@@ -336,8 +368,8 @@ class Session:
 
     # --- turns ------------------------------------------------------------------------
 
-    def _next(self) -> Turn | None:
-        """The waiting turn to run now: the first, questions before frames, whose lanes are free."""
+    def _next(self, has_room: HasRoom) -> Turn | None:
+        """The waiting turn to run now: the first, questions before frames, whose lanes and model are free."""
         if len(self._running) >= MAX_RUNNING:
             return None
         busy = {lane for turn in self._running.values() for lane in turn.lanes}
@@ -345,7 +377,7 @@ class Session:
             waiting = [*self._queue, *self._slots]
         else:
             waiting = [*self._slots, *self._queue]
-        return next((turn for turn in waiting if busy.isdisjoint(turn.lanes)), None)
+        return next((turn for turn in waiting if busy.isdisjoint(turn.lanes) and has_room(turn.ask.model)), None)
 
     def _submission(self, turn: Turn) -> Submit:
         ask, sampling = turn.ask, turn.sampling
@@ -366,7 +398,9 @@ class Session:
             seed=sampling.seed,
             stop=ask.stop,
         )
-        return Submit(turn=turn.number, messages=tuple(messages), choice=choice, droppable=2 * len(past))
+        return Submit(
+            turn=turn.number, messages=tuple(messages), choice=choice, droppable=2 * len(past), model=ask.model
+        )
 
     def _finish(
         self, turn: Turn, reason: FinishReason, now: float, usage: Usage = Usage(), timings: Timings = Timings()
