@@ -13,7 +13,7 @@ from typing import Any
 
 from mlx_websockets import errors
 from mlx_websockets.cli.app import COMMANDS, INTERRUPTED, LazyCommand
-from mlx_websockets.cli.flags import flag_of, is_repeatable, plain_type
+from mlx_websockets.cli.flags import default_text, flag_of, is_repeatable, plain_type
 from mlx_websockets.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -91,7 +91,7 @@ def flags_table() -> str:
     types = typing.get_type_hints(Settings)
     for each in dataclasses.fields(Settings):
         kind = type_name(types[each.name])
-        default = "" if each.default in (None, False, ()) else f"`{each.default}`"
+        default = f"`{default_text(each)}`" if default_text(each) else ""
         lines.append(f"| `{flag_of(each.name)}` | {kind} | {default} | {each.metadata['help']} |")
     return "\n".join(lines) + "\n"
 

@@ -29,7 +29,7 @@ def test_every_flag_of_the_manual_reaches_its_setting():
     )  # fmt: skip
 
     assert got == {
-        "model": "some/model", "port": 8080, "auto_port": True, "host": "localhost", "trust_remote_code": True,
+        "model": ("some/model",), "port": 8080, "auto_port": True, "host": "localhost", "trust_remote_code": True,
         "tokenizer_config": "some.json", "chat_template": "chatml", "max_tokens": 1000, "temperature": 0.9, "seed": 42,
         "rows": 4, "debug": True, "show_warnings": True,
     }  # fmt: skip

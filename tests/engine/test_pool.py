@@ -222,15 +222,16 @@ def test_a_crash_of_one_model_does_not_touch_the_replies_of_another(tiny_gemma3:
         try:
             await pool.start()
             alone = await whole(pool, 1)
-            survivor, victim = Reply(), Reply()
+            survivor, victims = Reply(), [Reply() for _ in range(40)]
             pool.engine_of(str(tiny_gemma3)).submit(long_request(2), survivor)
-            pool.engine_of(str(second)).submit(long_request(3), victim)
-            await until(lambda: len(survivor.updates) > 3 and len(victim.updates) > 3)
+            for id, victim in enumerate(victims, start=3):  # two at a time: the last can't have ended
+                pool.engine_of(str(second)).submit(long_request(id), victim)
+            await until(lambda: len(survivor.updates) > 3 and len(victims[0].updates) > 3)
 
             os.kill(pool.engine_of(str(second)).status()["pid"], signal.SIGKILL)
-            await ended(survivor, victim)
+            await ended(survivor, *victims)
             await until(lambda: pool.engine_of(str(second)).is_ready)
-            return alone, survivor, victim
+            return alone, survivor, victims[-1]
         finally:
             await pool.stop()
 

@@ -86,6 +86,13 @@ def _parameter(name: str, kind: Any, option: Any) -> inspect.Parameter:
     )
 
 
+def default_text(field: "dataclasses.Field[Any]") -> str:
+    """A setting's default, for people; empty where there is none worth saying."""
+    if isinstance(field.default, tuple):
+        return ", ".join(field.default)
+    return "" if field.default in (None, False) else str(field.default)
+
+
 def _help(field: "dataclasses.Field[Any]") -> str:
     help: str = field.metadata["help"]
-    return help if field.default in (None, False, ()) else f"{help} Default: {field.default}."
+    return f"{help} Default: {default_text(field)}." if default_text(field) else help

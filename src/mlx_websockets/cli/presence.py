@@ -76,7 +76,7 @@ def _record(settings: Settings, log: Path | None) -> Record:
         id=os.environ.pop(INSTANCE_VARIABLE, "") or new_id(),
         pid=os.getpid(),
         process_start=started,
-        model=settings.model,
+        model=", ".join(settings.model),
         host=settings.host,
         port=settings.port,
         is_background=log is not None,
@@ -98,8 +98,10 @@ def flags_of(settings: Settings) -> list[str]:
             continue
         if value is True:
             flags.append(flag)
+        elif value == each.default:
+            continue
         elif isinstance(value, tuple):
             flags += [f"{flag}={item}" for item in value]
-        elif value != each.default:
+        else:
             flags.append(f"{flag}={value}")  # in one word: a value may begin with a dash
     return flags

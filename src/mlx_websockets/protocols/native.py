@@ -10,7 +10,7 @@ import difflib
 import json
 import re
 from collections.abc import Iterator
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 import msgspec
 
@@ -75,16 +75,10 @@ class NativeProtocol:
                 return self._frame_dropped(event)
             case events.Problem():
                 return self._error(event, timestamp)
-            case events.ConfigUpdated(sent, sampling, id):
-                return wire.ConfigUpdated(updated_fields=sent, current_config=_current_config(sampling), id=id)
-            case events.StatusReport():
-                return _status(event)
-            case events.Pong(t, id):
-                return wire.Pong(t=t, id=id)
-            case events.ModelList() | events.ModelProgress() | events.ModelLoaded() | events.ModelUnloaded():
-                return _model_news(event)
             case events.Hello() | events.Resumed() | events.GoAway():
                 return self._greeting(event)
+            case _:
+                return _answer(event)
 
     def _is_plain(self, turn: TurnLabel) -> bool:
         """The peer knows only the seed's fields, as far as this turn goes."""
@@ -172,10 +166,21 @@ class NativeProtocol:
 _encoder = msgspec.json.Encoder()
 
 
-def _model_news(
-    event: events.ModelList | events.ModelProgress | events.ModelLoaded | events.ModelUnloaded,
-) -> msgspec.Struct:
+Answer = (
+    events.ConfigUpdated | events.StatusReport | events.Pong
+    | events.ModelList | events.ModelProgress | events.ModelLoaded | events.ModelUnloaded
+)  # fmt: skip
+
+
+def _answer(event: Answer) -> msgspec.Struct:
+    """What a peer is told because it asked: the same in every version."""
     match event:
+        case events.ConfigUpdated(sent, sampling, id):
+            return wire.ConfigUpdated(updated_fields=sent, current_config=_current_config(sampling), id=id)
+        case events.StatusReport():
+            return _status(event)
+        case events.Pong(t, id):
+            return wire.Pong(t=t, id=id)
         case events.ModelList(models, id):
             return wire.Models(models=msgspec.convert(models, list[wire.ModelState]), id=id)
         case events.ModelProgress(model=model, stage=stage, done=done, total=total, unit=unit, id=id):
@@ -378,14 +383,17 @@ def _event(message: wire.PeerMessage, media: bytes | None) -> PeerEvent:
         case wire.Ping():
             _short(message.t, "t")
             return events.Ping(message.t, message.id)
-        case wire.ListModels():
-            return events.ModelWish(wish="list", id=message.id)
-        case wire.LoadModel():
-            return events.ModelWish(wish="load", model=_short(message.model, "model"), id=message.id)
-        case wire.UnloadModel():
-            return events.ModelWish(wish="unload", model=_short(message.model, "model"), id=message.id)
+        case wire.ListModels() | wire.LoadModel() | wire.UnloadModel():
+            return _model_wish(message)
         case wire.Resume(token=token, last_seq=last_seq):
             return events.Resume(token=_short(token, "token"), last_seq=last_seq, id=message.id)
+
+
+def _model_wish(message: wire.ListModels | wire.LoadModel | wire.UnloadModel) -> events.ModelWish:
+    if isinstance(message, wire.ListModels):
+        return events.ModelWish(wish="list", id=message.id)
+    wish: Literal["load", "unload"] = "load" if isinstance(message, wire.LoadModel) else "unload"
+    return events.ModelWish(wish=wish, model=_short(message.model, "model"), id=message.id)
 
 
 def _check_envelope(message: wire.PeerMessage, media: bytes | None) -> None:
