@@ -17,6 +17,7 @@ class Guest:
     def __init__(self, name: str, floor: Floor, log: list[str]) -> None:
         self.name = name
         self.session = Session(Sampling(), floor.numbers)
+        self.party = name
         self.floor = floor
         self.log = log
         self.answers_at_once = False

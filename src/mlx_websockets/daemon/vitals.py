@@ -83,7 +83,7 @@ def _memory(records: Records, record: Record) -> int | None:
 
 
 def _answer(record: Record) -> dict[str, Any] | None:
-    connection = http.client.HTTPConnection(_address(record.host), record.port, timeout=ANSWER_SECONDS)
+    connection = http.client.HTTPConnection(where_to_ask(record.host), record.port, timeout=ANSWER_SECONDS)
     try:
         connection.request("GET", "/v1/status")
         answer = json.loads(connection.getresponse().read(MAX_ANSWER_BYTES))
@@ -95,7 +95,7 @@ def _answer(record: Record) -> dict[str, Any] | None:
     return answer if isinstance(answer, dict) and answer.get("pid") == record.pid else None
 
 
-def _address(host: str) -> str:
+def where_to_ask(host: str) -> str:
     """Where to ask a server that is bound to `host`."""
     try:
         address = ipaddress.ip_address(host)

@@ -124,15 +124,25 @@ def address_of(scope: Mapping[str, Any]) -> str:
     if _is_from_this_machine(scope):  # then it is a proxy that told us, and its last word is its own
         told = _values(scope["headers"], b"x-forwarded-for")
         peer = told[-1].rpartition(",")[2].strip() if told else "a proxy"
-    address = _address(peer)
+    return network_of(peer)
+
+
+def network_of(host: str) -> str:
+    """`host`, or of IPv6 the network that one peer may have to itself."""
+    address = _address(host)
     if isinstance(address, ipaddress.IPv6Address):
         return str(ipaddress.IPv6Network((int(address), 64), strict=False))
-    return peer[:64] if address is None else str(address)
+    return host[:64] if address is None else str(address)
+
+
+def is_own_machine(peer: str, here: str) -> bool:
+    """Whether the address of a peer is this machine's, given the one that it reached."""
+    address = _address(peer)
+    return address is not None and (address.is_loopback or address == _address(here))
 
 
 def _is_from_this_machine(scope: Mapping[str, Any]) -> bool:
-    peer, here = _address(_host_in(scope, "client")), _address(_host_in(scope, "server"))
-    return peer is not None and (peer.is_loopback or peer == here)
+    return is_own_machine(_host_in(scope, "client"), _host_in(scope, "server"))
 
 
 def _is_of_a_proxy(name: bytes) -> bool:

@@ -12,11 +12,13 @@ What is relied on of uvicorn: `connection_made`, `connection_lost`, `handle_webs
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from mlx_websockets.server.gate import is_own_machine, network_of
 from mlx_websockets.server.limits import Limits
 
 MAX_PONG_BYTES = 1024 * 1024
@@ -29,15 +31,25 @@ TOO_MANY_CONNECTIONS = (
 )
 
 
-def http_protocol(limits: Limits) -> type[H11Protocol]:
-    """The class that meets every connection first."""
+def http_protocol(
+    limits: Limits,
+    on_refused: Callable[[int], None] = lambda status: None,
+    is_own: Callable[[str, str], bool] = is_own_machine,
+) -> type[H11Protocol]:
+    """The class that meets every connection first.
+
+    Args:
+        on_refused: told the HTTP status of each connection that is turned away.
+        is_own: whether a peer's address is of this machine, given the address that it reached.
+    """
 
     class BoundedHTTP(H11Protocol):
         _deadline: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            if len(self.connections) > limits.max_connections:
+            if len(self.connections) > limits.max_connections or too_many_from(self, limits, is_own):
+                on_refused(503)
                 transport.write(TOO_MANY_CONNECTIONS)
                 transport.close()
             self._expect_request()
@@ -119,6 +131,15 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
 
     def _abort_soon(self) -> None:
         self.loop.call_later(self.limits.close_seconds, self.transport.abort)
+
+
+def too_many_from(peer: Any, limits: Limits, is_own: Callable[[str, str], bool]) -> bool:
+    """Whether the address of this connection has more of them than it may. Looks at each: there is a bound."""
+    if peer.client is None or peer.server is None or is_own(peer.client[0], peer.server[0]):
+        return False
+    own = network_of(peer.client[0])
+    clients = (getattr(each, "client", None) for each in peer.connections)
+    return sum(each is not None and network_of(each[0]) == own for each in clients) > limits.max_connections_per_address
 
 
 def websocket_protocol(limits: Limits) -> type[BoundedWebSocket]:

@@ -127,7 +127,8 @@ async def serve(
             if not await _unless_stopped(stop, engine.start(on_progress)):
                 return False
             app = create_app(settings, engine, limits, token=access.token)
-            config, addresses = listener_config(app, limits), _addresses(settings, sockets, secure)
+            config = listener_config(app, limits, app.state.house.metrics.refused)
+            addresses = _addresses(settings, sockets, secure)
             server = _Server(config, app.state.house, stop, lambda: announce(addresses), secure, access.tls)
             await _serve_until_stopped(server, app.state.house, sockets)
             return True
@@ -190,11 +191,13 @@ async def _end_engine(engine: StartableEngine, limits: Limits) -> None:
             await engine.stop()
 
 
-def listener_config(app: Any, limits: Limits) -> uvicorn.Config:
+def listener_config(
+    app: Any, limits: Limits, on_refused: Callable[[int], None] = lambda status: None
+) -> uvicorn.Config:
     """How any ASGI application is listened for; the conformance suite runs an echo behind it."""
     return uvicorn.Config(
         app,
-        http=http_protocol(limits),
+        http=http_protocol(limits, on_refused),
         ws=websocket_protocol(limits),
         ws_max_size=MAX_MESSAGE_BYTES,
         ws_ping_interval=20.0,
