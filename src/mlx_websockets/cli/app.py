@@ -59,6 +59,8 @@ COMMANDS = {
     "list": Command("Say which models are on this machine.", "models:list_"),
     "rm": Command("Remove a model from this machine.", "models:rm"),
     "doctor": Command("Check what a server needs here, and say what to do about what is missing.", "doctor:doctor"),
+    "token": Command("Print the token that other machines need to connect.", "token:token"),
+    "cert": Command("Show the certificate of `--tls auto`, and how to trust it.", "cert:cert"),
     "service install": Command("Have the system start a server, now and at every login.", "service:install"),
     "service uninstall": Command("Stop it, and have it started no more.", "service:uninstall"),
     "service status": Command("Say what the system says of it.", "service:status"),
@@ -81,6 +83,10 @@ ALIASES = {"bg": "background"}
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `mlx` with these arguments (default: those of the process) and return its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if argv is None and any(word.partition("=")[0] == "--token" for word in arguments):
+        from mlx_websockets.cli.access import hide_token
+
+        hide_token()
     try:
         return _told(lambda: _run(arguments), wants_traceback="--debug" in arguments)
     except BrokenPipeError:  # `mlx --help | head`

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlx_websockets.cli import stop as stopping
+from mlx_websockets.cli.access import pass_on
 from mlx_websockets.cli.app import INTERRUPTED
 from mlx_websockets.cli.choice import Choice, choose
 from mlx_websockets.cli.console import Console, print_json
@@ -12,6 +13,7 @@ from mlx_websockets.cli.flags import AsJson, Every, Given, Id, Port, takes_setti
 from mlx_websockets.cli.presence import flags_of
 from mlx_websockets.daemon.process import Launch
 from mlx_websockets.daemon.records import Record, Records
+from mlx_websockets.server.addresses import addresses_of
 from mlx_websockets.settings import Settings
 
 # --- serve ----------------------------------------------------------------------------
@@ -26,7 +28,9 @@ def serve(given: Given, as_json: AsJson = False) -> None:
     """
     if "port" not in given:
         given = {**given, "auto_port": True}
-    flags = flags_of(Settings(**given))
+    settings = Settings(**given)
+    pass_on(settings)
+    flags = flags_of(settings)
     _start(_console(as_json), Records.of_this_user(), flags, Path.cwd(), as_json=as_json)
 
 
@@ -66,9 +70,14 @@ class _Told:
 def _tell_started(console: Console, record: Record) -> None:
     console.success("Server running in the background")
     console.table(
-        [("Local", record.url), ("PID", str(record.pid)), ("ID", record.id), ("Log", record.log or "none")],
+        [*_places(record), ("PID", str(record.pid)), ("ID", record.id), ("Log", record.log or "none")],
     )
     console.text("mlx status shows how it is, mlx background logs -f what it does, mlx background stop ends it.")
+
+
+def _places(record: Record) -> list[tuple[str, str]]:
+    network = addresses_of(record.host, record.port).network
+    return [("Local", record.url), *(("On Your Network", each) for each in network)]
 
 
 # --- restart --------------------------------------------------------------------------

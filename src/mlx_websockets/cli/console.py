@@ -6,6 +6,7 @@ decides anything, and nothing else prints.
 
 import io
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ class Console:
     """One output stream.
 
     Attributes:
+        is_terminal: a person reads it, and nothing keeps it.
         is_fancy: colours are wanted: it is a terminal, and nobody set NO_COLOR.
         is_busy: something else writes to the terminal meanwhile, so nothing may move on it.
     """
@@ -34,7 +36,8 @@ class Console:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that knows no ✓ shows a question mark
         self._stream = stream
-        self.is_fancy = stream.isatty() and not environment.get("NO_COLOR") and environment.get("TERM") != "dumb"
+        self.is_terminal = stream.isatty()
+        self.is_fancy = self.is_terminal and not environment.get("NO_COLOR") and environment.get("TERM") != "dumb"
 
     def success(self, text: str) -> None:
         self._marked("✓", text)
@@ -63,6 +66,13 @@ class Console:
         width = max((len(name) for name, _ in rows), default=0) + 1
         for name, value in rows:
             self.text(f"  {name + ':':<{width}}  {value}")
+
+    def drawing(self, lines: Sequence[str]) -> None:
+        """Lines of our own making that steer the terminal, where there is one and they fit."""
+        columns, rows = shutil.get_terminal_size()
+        width = max((len(line) for line in lines), default=0)
+        if self.is_fancy and width <= columns and len(lines) < rows:
+            self._write("\n".join(f"\x1b[97;40m{line}\x1b[0m" for line in lines))
 
     def over_echo(self) -> None:
         """Let the next line cover the ^C that a terminal has just echoed."""

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from mlx_websockets.cli.announcement import announce
 from mlx_websockets.cli.console import Console, LoadingDisplay, size
 from mlx_websockets.cli.flags import Given, takes_settings
 from mlx_websockets.settings import Settings
@@ -14,6 +15,7 @@ from mlx_websockets.settings import Settings
 if TYPE_CHECKING:
     import asyncio
 
+    from mlx_websockets.cli.access import WayIn
     from mlx_websockets.cli.presence import Presence
     from mlx_websockets.engine.messages import Loading, ModelSpec
     from mlx_websockets.server.addresses import Addresses
@@ -31,15 +33,17 @@ def serve(given: Given) -> None:
     import asyncio
 
     from mlx_websockets import logs
+    from mlx_websockets.cli.access import way_in
     from mlx_websockets.cli.presence import present
 
     with present(settings) as presence:
+        entrance = way_in(settings)
         logs.set_up(settings.debug, settings.log_format)
-        if not asyncio.run(_serve(settings, Console(sys.stdout, is_busy=settings.debug), presence)):
+        if not asyncio.run(_serve(settings, Console(sys.stdout, is_busy=settings.debug), presence, entrance)):
             raise KeyboardInterrupt
 
 
-async def _serve(settings: Settings, console: Console, presence: "Presence") -> bool:
+async def _serve(settings: Settings, console: Console, presence: "Presence", entrance: "WayIn") -> bool:
     """Whether it was ready before it was stopped."""
     import asyncio
 
@@ -48,7 +52,7 @@ async def _serve(settings: Settings, console: Console, presence: "Presence") -> 
 
     stop = Stop()
     engine = Engine(_model_spec(settings), run_seed=settings.seed)
-    view = ServerView(console, settings, engine.status)
+    view = ServerView(console, settings, engine.status, entrance)
     farewell = asyncio.create_task(_say_farewell(stop.is_wanted, view, presence), name="farewell")
 
     def serving(addresses: "Addresses") -> None:
@@ -56,7 +60,7 @@ async def _serve(settings: Settings, console: Console, presence: "Presence") -> 
         presence.serving(addresses)
 
     try:
-        return await serve(settings, engine, serving, on_progress=view.loading, stop=stop)
+        return await serve(settings, engine, serving, on_progress=view.loading, stop=stop, access=entrance.access)
     finally:
         farewell.cancel()
         view.ended()
@@ -84,10 +88,17 @@ def _model_spec(settings: Settings) -> "ModelSpec":
 class ServerView:
     """What a person sees of a server's life."""
 
-    def __init__(self, console: Console, settings: Settings, engine_status: Callable[[], dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        console: Console,
+        settings: Settings,
+        engine_status: Callable[[], dict[str, Any]],
+        entrance: "WayIn | None" = None,
+    ) -> None:
         self._console = console
         self._settings = settings
         self._engine_status = engine_status
+        self._entrance = entrance
         self._display = LoadingDisplay(console)
         self._is_serving = False
         console.info(f"Loading {settings.model}")
@@ -109,11 +120,7 @@ class ServerView:
         if self._settings.port not in (0, addresses.port):
             self._console.warning(f"Port {self._settings.port} was taken, so it is {addresses.port}.")
         self._console.success("Server running at:")
-        self._console.table(address_rows(addresses))
-        if addresses.network:
-            self._console.warning(
-                "Whoever is on your network can use it; there is no password. For this machine only: --host localhost"
-            )
+        announce(self._console, addresses, self._entrance, is_open=self._settings.no_auth)
         self._console.text("Press Ctrl+C to stop the server.")
 
     def stopping(self) -> None:
@@ -141,8 +148,3 @@ def model_rows(status: dict[str, Any]) -> list[tuple[str, str]]:
         ("Memory", f"{size(status['memory']['active'])} in use"),
         ("Backend", backend),
     ]
-
-
-def address_rows(addresses: "Addresses") -> list[tuple[str, str]]:
-    """Every address, for people to copy."""
-    return [("Local", addresses.local), *(("On Your Network", each) for each in addresses.network)]
