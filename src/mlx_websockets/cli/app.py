@@ -54,6 +54,7 @@ COMMANDS = {
     "status": Command("Say which servers run, and how they are.", "status:status"),
     "ps": Command("Say which servers run, a line for each.", "status:ps"),
     "stop": Command("Stop a server, wherever it was started.", "stop:stop"),
+    "top": Command("Show how a server is, live.", "top:top"),
     "cleanup": Command("Remove what servers that are gone have left behind.", "cleanup:cleanup"),
     "pull": Command("Fetch a model, so that serving it needs no network.", "models:pull_"),
     "list": Command("Say which models are on this machine.", "models:list_"),
