@@ -85,3 +85,31 @@ def test_a_new_connection_starts_with_the_servers_temperature_also_when_it_is_ze
     temperature = settings(temperature=0).sampling.temperature
 
     assert (0.0, float) == (temperature, type(temperature))
+
+
+@pytest.mark.parametrize(
+    ("given", "flag"),
+    [
+        ({"draft_model": "some/draft"}, "--draft-model"),
+        ({"kv_bits": 5.5}, "--kv-bits"),
+        ({"kv_bits": 8, "kv_group_size": 50}, "--kv-group-size"),
+        ({"kv_scheme": "magic"}, "--kv-scheme"),
+        ({"adapter": "/nowhere/at/all"}, "--adapter"),
+        ({"adapter": ".", "model": ("a", "b")}, "--adapter"),
+        ({"model": ("a", "a")}, "--model"),
+        ({"model": ()}, "--model"),
+        ({"memory_budget": 0}, "--memory-budget"),
+    ],
+)
+def test_what_can_t_be_computed_with_is_refused_by_its_flag(given, flag):
+    with pytest.raises(UsageError) as refused:
+        Settings(**given)
+
+    assert refused.value.reason.startswith(flag)
+    assert refused.value.hint
+
+
+def test_several_models_are_taken_and_one_is_a_list_of_one():
+    assert Settings(model=("a", "b")).model == ("a", "b")
+    assert Settings(model="a").model == ("a",)
+    assert Settings(kv_bits=3.5, kv_scheme="turboquant").kv_bits == 3.5

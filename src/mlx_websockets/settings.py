@@ -116,6 +116,19 @@ class Settings:
         least=0,
         most=MAX_SEED,
     )
+    adapter: str | None = setting(None, "LoRA weights to put on the model: the folder that the training wrote.")
+    kv_bits: float | None = setting(
+        None,
+        "Keep the keys and values of the context with so many bits: longer contexts fit, replies lose a little. "
+        "2, 3, 4, 6 or 8; with the scheme `turboquant` also 3.5, say.",
+        least=2,
+        most=8,
+    )
+    kv_group_size: int = setting(64, "How many of them share a scale: 32, 64 or 128.", least=32, most=128)
+    kv_scheme: str = setting("uniform", "How they are quantised: `uniform` or `turboquant`.")
+    draft_model: str | None = setting(
+        None, "Refused: a draft model can answer one peer at a time only. docs/decisions/draft-models.md says more."
+    )
     rows: int = setting(16, "How many replies are computed together; more wait.", least=1, most=256)
     max_connections: int = setting(MAX_CONNECTIONS, "Connections open at once.", least=1, most=10_000)
     max_connections_per_address: int = setting(
@@ -154,7 +167,26 @@ class Settings:
             raise UsageError("--model names the same model twice.", "Leave one of them out.")
         if not self.host.strip():
             raise UsageError("--host is empty.", f"Try --host localhost, or --host {EVERY_ADDRESS} for every address.")
+        self._check_how_it_computes()
         self._check_who_may_connect()
+
+    def _check_how_it_computes(self) -> None:
+        if self.adapter is not None and len(self.model) > 1:
+            raise UsageError("--adapter goes with one --model.", "Start a server of its own for the other models.")
+        if self.adapter is not None and not Path(self.adapter).expanduser().exists():
+            raise UsageError(f"--adapter: there is nothing at {self.adapter}.", "Give the folder of the LoRA weights.")
+        if self.kv_scheme not in ("uniform", "turboquant"):
+            raise UsageError(f"--kv-scheme can't be {self.kv_scheme!r}.", "Try --kv-scheme uniform.")
+        if self.kv_bits is not None and self.kv_scheme == "uniform" and self.kv_bits not in (2, 3, 4, 6, 8):
+            raise UsageError(f"--kv-bits can't be {self.kv_bits:g} with --kv-scheme uniform.", "Try --kv-bits 8.")
+        if self.kv_group_size not in (32, 64, 128):
+            raise UsageError(f"--kv-group-size can't be {self.kv_group_size}.", "Try --kv-group-size 64.")
+        if self.draft_model is not None:
+            raise UsageError(
+                "--draft-model is not supported: mlx-vlm drafts for one batch that nobody can join, and many peers "
+                "are answered together here, each with settings of its own.",
+                "Leave --draft-model out.",
+            )
 
     @property
     def wants_tls(self) -> bool:

@@ -98,11 +98,11 @@ PREPROCESSOR_CONFIG = {
 PROCESSOR_CONFIG = {"processor_class": "Gemma3Processor", "image_seq_length": IMAGE_TOKENS}
 
 
-def write_tiny_gemma3(folder: Path) -> None:
+def write_tiny_gemma3(folder: Path, *, head_width: int = 16) -> None:
     """Write the checkpoint into `folder`, which exists."""
     tokenizer = _trained_tokenizer()
     tokenizer.save(str(folder / "tokenizer.json"))
-    config = _config(tokenizer.get_vocab_size())
+    config = _config(tokenizer.get_vocab_size(), head_width)
     _write_json(folder / "config.json", config)
     _write_json(folder / "tokenizer_config.json", TOKENIZER_CONFIG)
     _write_json(folder / "preprocessor_config.json", PREPROCESSOR_CONFIG)
@@ -127,7 +127,7 @@ def _trained_tokenizer() -> Any:
     return tokenizer
 
 
-def _config(vocabulary: int) -> dict[str, Any]:
+def _config(vocabulary: int, head_width: int) -> dict[str, Any]:
     return {
         "model_type": "gemma3",
         "architectures": ["Gemma3ForConditionalGeneration"],
@@ -146,8 +146,8 @@ def _config(vocabulary: int) -> dict[str, Any]:
             "num_hidden_layers": 2,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
-            "head_dim": 16,
-            "query_pre_attn_scalar": 16,
+            "head_dim": head_width,
+            "query_pre_attn_scalar": head_width,
             "sliding_window": 64,
             "sliding_window_pattern": 2,
             "max_position_embeddings": 8192,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mlx_websockets.cli.access import WayIn
     from mlx_websockets.cli.presence import Presence
     from mlx_websockets.engine.messages import Loading, ModelSpec
+    from mlx_websockets.engine.pool import EnginePool
     from mlx_websockets.server.addresses import Addresses
 
 
@@ -47,11 +48,10 @@ async def _serve(settings: Settings, console: Console, presence: "Presence", ent
     """Whether it was ready before it was stopped."""
     import asyncio
 
-    from mlx_websockets.engine.client import Engine
     from mlx_websockets.server.run import Stop, serve
 
     stop = Stop()
-    engine = Engine(_model_spec(settings), run_seed=settings.seed)
+    engine = _pool(settings)
     view = ServerView(console, settings, engine.status, entrance)
     farewell = asyncio.create_task(_say_farewell(stop.is_wanted, view, presence), name="farewell")
 
@@ -72,14 +72,31 @@ async def _say_farewell(is_wanted: "asyncio.Event", view: "ServerView", presence
     presence.stopping()
 
 
-def _model_spec(settings: Settings) -> "ModelSpec":
+def _pool(settings: Settings) -> "EnginePool":
+    from mlx_websockets.engine.client import Engine
+    from mlx_websockets.engine.models.inventory import stored_weights_bytes
+    from mlx_websockets.engine.pool import EnginePool
+
+    return EnginePool(
+        [_model_spec(model, settings) for model in settings.model],
+        new_engine=lambda spec: Engine(spec, run_seed=settings.seed),
+        budget_bytes=None if settings.memory_budget is None else int(settings.memory_budget * 1e9),
+        estimate=lambda spec: stored_weights_bytes(spec.model),
+    )
+
+
+def _model_spec(model: str, settings: Settings) -> "ModelSpec":
     from mlx_websockets.engine.messages import ModelSpec
 
     return ModelSpec(
-        model=settings.model,
+        model=model,
         trust_remote_code=settings.trust_remote_code,
         tokenizer_config=settings.tokenizer_config,
         chat_template=settings.chat_template,
+        adapter=settings.adapter,
+        kv_bits=settings.kv_bits,
+        kv_group_size=settings.kv_group_size,
+        kv_scheme=settings.kv_scheme,
         rows=settings.rows,
         show_warnings=settings.show_warnings,
     )
@@ -101,7 +118,7 @@ class ServerView:
         self._entrance = entrance
         self._display = LoadingDisplay(console)
         self._is_serving = False
-        console.info(f"Loading {settings.model}")
+        console.info(f"Loading {', '.join(settings.model)}")
 
     def loading(self, progress: "Loading") -> None:
         """The model is being loaded; called often."""
@@ -112,8 +129,8 @@ class ServerView:
         self._display.close()
         self._is_serving = True
         status = self._engine_status()
-        self._console.success("Model loaded")
-        self._console.table(model_rows(status))
+        self._console.success("Models loaded" if len(status.get("models", ())) > 1 else "Model loaded")
+        self._console.table([*model_rows(status), *other_rows(status)])
         if status["model_info"]["backend"] == "cpu" and status["blas"] is None and sys.platform == "linux":
             self._console.warning("MLX's own matrix library is slow on a CPU. On Debian or Ubuntu this helps:")
             self._console.text("  apt install libopenblas0-pthread")
@@ -147,4 +164,12 @@ def model_rows(status: dict[str, Any]) -> list[tuple[str, str]]:
         ("Model", f"{info['id']} ({takes})"),
         ("Memory", f"{size(status['memory']['active'])} in use"),
         ("Backend", backend),
+    ]
+
+
+def other_rows(status: dict[str, Any]) -> list[tuple[str, str]]:
+    """What to say of the models beside the default one."""
+    loaded = {"ready": "", "unloaded": " (loaded when somebody asks for it)"}
+    return [
+        ("Also", each["id"] + loaded.get(each["state"], f" ({each['state']})")) for each in status.get("models", ())[1:]
     ]

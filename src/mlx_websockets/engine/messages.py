@@ -12,12 +12,22 @@ from mlx_websockets.generation import GenerationRequest, Update
 
 
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """Which model to load and how. `None` = as the model has it."""
+    """Which model to load and how. `None` = as the model has it.
+
+    Attributes:
+        adapter: a folder or a file with LoRA weights to put on top.
+        kv_bits: of the numbers in the cache of keys and values; None: as the model computes.
+        kv_group_size, kv_scheme: how they are quantised, as mlx-vlm names it.
+    """
 
     model: str
     trust_remote_code: bool = False
     tokenizer_config: str | None = None
     chat_template: str | None = None
+    adapter: str | None = None
+    kv_bits: float | None = None
+    kv_group_size: int = 64
+    kv_scheme: str = "uniform"
     rows: int = 16
     show_warnings: bool = False
 

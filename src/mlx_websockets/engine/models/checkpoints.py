@@ -90,6 +90,22 @@ def _look_over(folder: Path, trust_remote_code: bool) -> Checkpoint:
     return Checkpoint(folder, config, weight_files, weights_bytes, has_code=_brings_code(folder, config))
 
 
+def check_adapter(path: Path) -> None:
+    """Look over LoRA weights: a folder, or the safetensors file in it.
+
+    Raises:
+        ModelBroken: they are not there, or damaged; the sentence says what is missing.
+    """
+    hint = "Give the folder that the training wrote, with adapters.safetensors and adapter_config.json."
+    folder = path if path.is_dir() else path.parent
+    names = [path] if not path.is_dir() else [path / "adapters.safetensors", path / "weights.safetensors"]
+    weights = next((each for each in names if each.is_file()), None)
+    if weights is None or weights.suffix != ".safetensors":
+        raise ModelBroken(f"{path} holds no adapter: no adapters.safetensors.", hint)
+    read_json_object(folder / "adapter_config.json", missing=f"{folder} holds no adapter: no adapter_config.json.")
+    check_safetensors(weights)
+
+
 def read_json_object(path: Path, *, missing: str = "") -> dict[str, Any]:
     """The object in a JSON file.
 

@@ -27,6 +27,23 @@ class RowToken:
     end: Literal["stop", "length"] | None
 
 
+@dataclass(frozen=True, slots=True)
+class CacheQuantization:
+    """How the keys and values that are kept lose precision; see mlx-vlm's KV cache quantisation."""
+
+    bits: float
+    group_size: int
+    scheme: str
+
+    def arguments(self) -> dict[str, Any]:
+        return {
+            "kv_bits": self.bits,
+            "kv_group_size": self.group_size,
+            "kv_quant_scheme": self.scheme,
+            "quantized_kv_start": 0,
+        }
+
+
 class Batcher:
     """Prompts in, tokens out, one step at a time. A row is named by the number that `insert` gave it.
 
@@ -35,9 +52,18 @@ class Batcher:
         processor: likewise.
         rows: how many may be decoded together.
         prefill_chunk: prompt tokens computed between two decode steps.
+        quantization: of the keys and values that are kept; None: they are kept as they are computed.
     """
 
-    def __init__(self, model: Any, processor: Any, *, rows: int, prefill_chunk: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        *,
+        rows: int,
+        prefill_chunk: int,
+        quantization: CacheQuantization | None = None,
+    ) -> None:
         self._rows = rows
         self._generator = BatchGenerator(
             model.language_model,
@@ -47,6 +73,7 @@ class Batcher:
             prefill_batch_size=1,
             prefill_step_size=prefill_chunk,
             compute_logprobs=False,
+            **(quantization.arguments() if quantization is not None else {}),
         )
         if mx.metal.is_available():
             # The generator raises the wired limit for as long as it lives; that has brought down whole Macs.

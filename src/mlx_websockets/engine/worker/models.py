@@ -18,7 +18,7 @@ import psutil
 
 from mlx_websockets.engine.messages import Loading, ModelInfo, ModelSpec
 from mlx_websockets.engine.models import hub
-from mlx_websockets.engine.models.checkpoints import Checkpoint, check_folder
+from mlx_websockets.engine.models.checkpoints import Checkpoint, check_adapter, check_folder
 from mlx_websockets.engine.worker.demo import demo_model
 from mlx_websockets.engine.worker.overlay import what_libraries_see
 from mlx_websockets.errors import ModelBroken, ModelNotFound, NoBackend, OutOfMemory, StartError
@@ -66,6 +66,8 @@ def load_model(spec: ModelSpec, report: Callable[[Loading], None]) -> LoadedMode
         UsageError: the tokenizer settings or the chat template can't be used.
     """
     backend = find_backend()
+    if spec.adapter is not None:
+        check_adapter(Path(spec.adapter).expanduser())
     folder = find_model(spec, report)
     checkpoint = check_folder(folder, trust_remote_code=spec.trust_remote_code)
     _refuse_unknown_kind(checkpoint, spec)
@@ -210,14 +212,36 @@ def _open(view: Path, checkpoint: Checkpoint, spec: ModelSpec) -> tuple[Any, Any
     from mlx_vlm.utils import load
 
     try:
-        model, processor = load(str(view), lazy=True, trust_remote_code=spec.trust_remote_code)
+        adapter = None if spec.adapter is None else str(Path(spec.adapter).expanduser())
+        model, processor = load(str(view), adapter_path=adapter, lazy=True, trust_remote_code=spec.trust_remote_code)
     except MemoryError as error:
         raise _too_big(spec.model, checkpoint.weights_bytes, psutil.virtual_memory().available) from error
     except Exception as error:  # anything at all: the files are strangers'
+        if spec.adapter is not None and _opens_alone(view, spec):
+            raise _unfit(spec, error) from error
         raise _unreadable(checkpoint, spec, view, error) from error
     if not hasattr(model, "language_model"):
         raise ModelBroken(f"{spec.model} is no model that writes text.", "Choose a chat or vision-language model.")
     return model, processor
+
+
+def _opens_alone(view: Path, spec: ModelSpec) -> bool:
+    """Whether it is the adapter that is to blame."""
+    from mlx_vlm.utils import load
+
+    try:
+        load(str(view), lazy=True, trust_remote_code=spec.trust_remote_code)
+    except Exception:
+        return False
+    return True
+
+
+def _unfit(spec: ModelSpec, error: Exception) -> ModelBroken:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    return ModelBroken(
+        f"The adapter {spec.adapter} can't be put on {spec.model}: {reason}",
+        "Give the adapter that was trained on this very model, with its adapter_config.json.",
+    )
 
 
 def _unreadable(checkpoint: Checkpoint, spec: ModelSpec, view: Path, error: Exception) -> StartError:

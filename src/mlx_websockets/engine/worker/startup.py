@@ -3,11 +3,11 @@
 from collections.abc import Callable
 
 from mlx_websockets.engine.messages import Loading, ModelSpec, Ready
-from mlx_websockets.engine.worker.batcher import Batcher
+from mlx_websockets.engine.worker.batcher import Batcher, CacheQuantization
 from mlx_websockets.engine.worker.loop import Channel, WorkerLoop, memory
 from mlx_websockets.engine.worker.models import load_model
 from mlx_websockets.engine.worker.prompts import Prompts
-from mlx_websockets.errors import ModelBroken, StartError
+from mlx_websockets.errors import ModelBroken, StartError, UsageError
 from mlx_websockets.generation import ChatMessage, Choice, GenerationRequest, Image
 
 PREFILL_CHUNK = {"cpu": 128, "metal": 512, "cuda": 512}
@@ -26,16 +26,26 @@ def prepare(channel: Channel, spec: ModelSpec) -> WorkerLoop:
         loaded.model, loaded.processor, loaded.tokenizer, sees=info.sees, context_tokens=info.context_tokens
     )
 
+    quantization = None
+    if spec.kv_bits is not None:
+        quantization = CacheQuantization(spec.kv_bits, spec.kv_group_size, spec.kv_scheme)
+
     def new_batcher() -> Batcher:
-        return Batcher(loaded.model, loaded.processor, rows=spec.rows, prefill_chunk=PREFILL_CHUNK[info.backend])
+        return Batcher(
+            loaded.model,
+            loaded.processor,
+            rows=spec.rows,
+            prefill_chunk=PREFILL_CHUNK[info.backend],
+            quantization=quantization,
+        )
 
     channel.send(Loading("trying the model out"))
-    _try_out(prompts, new_batcher, sees=info.sees)
+    _try_out(prompts, new_batcher, sees=info.sees, is_quantized=quantization is not None)
     channel.send(Ready(info, memory()))
     return WorkerLoop(channel, prompts, loaded.tokenizer, new_batcher, info.context_tokens)
 
 
-def _try_out(prompts: Prompts, new_batcher: Callable[[], Batcher], *, sees: bool) -> None:
+def _try_out(prompts: Prompts, new_batcher: Callable[[], Batcher], *, sees: bool, is_quantized: bool) -> None:
     """Answer one question, about a picture where the model sees: what can't work fails now and
     in words, and what is compiled at first use is compiled before the first user asks."""
     picture = (Image(64, 64, bytes([127]) * (64 * 64 * 3)),) if sees else ()
@@ -50,6 +60,11 @@ def _try_out(prompts: Prompts, new_batcher: Callable[[], Batcher], *, sees: bool
     except StartError:
         raise
     except Exception as error:
+        if is_quantized:
+            raise UsageError(
+                f"With --kv-bits the model could not answer a first question ({type(error).__name__}: {error}).",
+                "Leave --kv-bits out, or try another --kv-group-size; not every model can do it.",
+            ) from error
         raise ModelBroken(
             f"The model was loaded but could not answer a first question ({type(error).__name__}: {error}).",
             "Run with --debug for the details; another model may work: mlx serve --model demo",
