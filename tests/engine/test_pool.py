@@ -173,6 +173,7 @@ def test_the_default_model_can_leave_too_and_is_back_when_it_is_asked():
         async with pool_of("a", "b") as pool:
             await pool.unload("a")
             assert pool.is_ready
+            assert pool.status()["model_info"]["context_tokens"] == 512
 
             reply = ask(pool, "a", 1, "say one")
             await ended(reply)

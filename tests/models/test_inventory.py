@@ -162,7 +162,7 @@ def test_the_doctor_looks_at_everything_and_says_what_to_do(hub: Hub, home: Path
     found = {check["name"]: check for check in json.loads(told.stdout)}
 
     assert told.returncode == 0, told.stdout
-    assert {"Python", "Platform", "MLX", "Disk", "Hub token", "Hub", "Port"} <= found.keys()
+    assert {"Python", "Platform", "MLX", "Disk", "Hub token", "Hub", "Certificate", "Port"} <= found.keys()
     assert {check["state"] for check in found.values()} <= {"ok", "warn"}
     assert found["Hub"]["text"].endswith("answers")
     assert found["Port"]["text"].endswith("is free")

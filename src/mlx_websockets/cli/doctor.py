@@ -5,6 +5,7 @@ anything. MLX is tried in a process of its own, since its import can end one.
 """
 
 import asyncio
+import datetime
 import http.client
 import os
 import platform
@@ -68,9 +69,10 @@ def report(model: str | None, port: int, *, as_json: bool) -> bool:
             _show(console, check)
     if as_json:
         print_json([asdict(each) for each in made])
-    elif not any(each.state == "fail" for each in made):
-        console.text("" if model else f"To try a model as well: mlx doctor --model {DEFAULT_MODEL}")
-    return not any(each.state == "fail" for each in made)
+    is_well = not any(each.state == "fail" for each in made)
+    if is_well and model is None and not as_json:
+        console.text(f"To try a model as well: mlx doctor --model {DEFAULT_MODEL}")
+    return is_well
 
 
 def checks(model: str | None, port: int) -> Iterator[Check]:
@@ -84,6 +86,7 @@ def checks(model: str | None, port: int) -> Iterator[Check]:
         check_disk,
         check_token,
         check_hub,
+        check_certificate,
         lambda: check_port(port),
     ]
     if model is not None:
@@ -203,6 +206,23 @@ def check_hub() -> Check:
 
 
 # --- a server -------------------------------------------------------------------------
+
+
+def check_certificate() -> Check:
+    """The one of `--tls auto`, if there is one; none is made here."""
+    from mlx_websockets.daemon.certificate import kept_certificate
+    from mlx_websockets.daemon.secret import keys_folder
+
+    try:
+        found = kept_certificate(keys_folder())
+    except (OSError, StartError) as error:
+        return Check("Certificate", "warn", f"it can't be read: {error}", "mlx cert --new")
+    if found is None:
+        return Check("Certificate", "ok", "there is none; `mlx serve --tls auto` makes one")
+    text = f"{found.path}, until {found.expires:%Y-%m-%d}"
+    if found.expires <= datetime.datetime.now(datetime.UTC):
+        return Check("Certificate", "warn", f"{text}: it has expired", "mlx cert --new")
+    return Check("Certificate", "ok", text)
 
 
 def check_port(port: int) -> Check:

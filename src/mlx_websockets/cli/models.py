@@ -136,7 +136,7 @@ def remove(model: str, *, is_sure: bool) -> None:
     from mlx_websockets.engine.models import inventory
 
     for record in Records.of_this_user().found():
-        if model == record.model and record.state != "failed":
+        if model in record.model.split(", ") and record.state != "failed":
             raise UsageError(f"{model} is being served on port {record.port}.", f"mlx stop {record.id}")
     console = Console(sys.stdout)
     stored = next((each for each in inventory.stored_models() if each.id == model), None)

@@ -77,7 +77,7 @@ def own_certificate(
     wanted = list(wanted)
     try:
         make_private(folder)
-        kept = None if anew else _kept(folder)
+        kept = None if anew else kept_certificate(folder)
         if kept is not None and set(wanted) <= set(kept.names) and kept.expires - now > RENEWED_BEFORE:
             return kept
         before = () if kept is None else kept.names
@@ -85,12 +85,12 @@ def own_certificate(
         _write(folder, names, now, None if kept is None else _key_of(kept))
     except OSError as error:
         raise StartError(f"The certificate can't be kept: {error}.", "Give one of yours: --tls-cert.") from None
-    made = _kept(folder)
+    made = kept_certificate(folder)
     assert made is not None
     return Certificate(made.path, made.key_path, made.names, made.expires, made.fingerprint, is_new=True)
 
 
-def _kept(folder: Path) -> Certificate | None:
+def kept_certificate(folder: Path) -> Certificate | None:
     """What is there; None if it is of no use."""
     path = folder / "cert.pem"
     try:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from mlx_websockets.engine.client import Engine, Listener, not_served
-from mlx_websockets.engine.messages import Loading, ModelInfo, ModelSpec
+from mlx_websockets.engine.messages import Loading, ModelInfo, ModelSpec, as_plain
 from mlx_websockets.errors import OutOfMemory, Refused, StartError
 from mlx_websockets.generation import Failed, Finished, GenerationRequest, Update
 
@@ -122,6 +122,7 @@ class PooledModel:
         return status | {
             "state": self.state,
             "model": self.model_id,
+            "model_info": as_plain(self._info),
             "tokens": status["tokens"] + self._tokens_of_lost_engines,
             "restarts": status["restarts"] + self._restarts_of_lost_engines,
         }
