@@ -121,8 +121,8 @@ def test_this_machine_may_ask_as_often_as_it_likes():
 
 def test_a_peer_that_talks_nonsense_without_end_is_told_so_and_closed():
     async def story():
-        async with running(limits=Limits(bad_messages_per_minute=5)) as server:
-            peer, other = await server.peer(subprotocols=[SUBPROTOCOL]), await server.peer()
+        async with running(limits=Limits(bad_messages_per_minute=5), no_auth=True) as server:
+            peer, other = await server.peer(subprotocols=[SUBPROTOCOL], **FROM_AFAR), await server.peer()
             for _ in range(7):
                 await peer.send("nonsense")
 
@@ -133,6 +133,18 @@ def test_a_peer_that_talks_nonsense_without_end_is_told_so_and_closed():
             assert await close_code(peer) == 1008
             await say(other, type="ping")
             assert (await hear(other))["type"] == "pong"
+
+    asyncio.run(story())
+
+
+def test_nonsense_from_this_machine_costs_only_its_errors():
+    async def story():
+        async with running(limits=Limits(bad_messages_per_minute=5)) as server:
+            peer = await server.peer()
+            for _ in range(50):
+                await peer.send("nonsense")
+
+            assert [(await hear(peer))["code"] for _ in range(50)] == ["invalid_json"] * 50
 
     asyncio.run(story())
 

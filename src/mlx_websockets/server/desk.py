@@ -252,8 +252,7 @@ class Desk:
 
     def receive(self, event: PeerEvent) -> None:
         """Do what the session makes of what the peer said, unless a limit speaks against it."""
-        if isinstance(event, Unreadable) and self._link is not None and self._bad_messages.take(time.monotonic()):
-            self._link.end(Ending.UNRULY)
+        if isinstance(event, Unreadable) and self._is_unruly():
             return
         match event:
             case Ask():
@@ -265,6 +264,13 @@ class Desk:
             self._act(lambda now: self.session.refuse(event, refused))  # type: ignore[arg-type]
         else:
             self._act(lambda now: self.session.receive(event, now))
+
+    def _is_unruly(self) -> bool:
+        """Note a message that makes no sense; one too many from another machine ends the connection."""
+        if self._link is None or self._link.is_local or not self._bad_messages.take(time.monotonic()):
+            return False
+        self._link.end(Ending.UNRULY)
+        return True
 
     def _refusal(self, ask: Ask) -> Refused | None:
         """Why a sound request is not taken now; None: it is."""

@@ -59,7 +59,10 @@ class Limits:
         "`rate_limited`",
     )
     bad_messages_per_minute: int = limit(
-        600, "messages", "a minute on one connection that make no sense", "`too_many_errors`, then close 1008"
+        600,
+        "messages",
+        "a minute on one connection that make no sense; the server's own machine is exempt",
+        "`too_many_errors`, then close 1008",
     )
     max_fragments: int = limit(4096, "fragments", "of one message", "close 1009")
     max_held_bytes: int = limit(
