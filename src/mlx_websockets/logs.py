@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
-QUIET = ("uvicorn", "uvicorn.error", "websockets", "asyncio", "PIL")
+QUIET = ("uvicorn", "uvicorn.error", "websockets", "asyncio", "PIL", "zeroconf")
 """Libraries that at their chattiest log what peers say, or a line for each of a flood."""
 
 REPEATS = 10

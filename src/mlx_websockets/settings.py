@@ -163,6 +163,7 @@ class Settings:
             raise UsageError(f"--log-format is text or json, got {self.log_format!r}.", "Try --log-format json.")
         if not all(model.strip() for model in self.model) or not self.model:
             raise UsageError("--model is empty.", "Try --model demo.")
+    mdns: bool = setting(False, "Announce the server on the local network, to be found by name: `mlx://NAME`.")
         if len(set(self.model)) < len(self.model):
             raise UsageError("--model names the same model twice.", "Leave one of them out.")
         if not self.host.strip():

@@ -9,6 +9,7 @@
 """
 
 from mlx_websockets.client.aio import Client, connect
+from mlx_websockets.client.discovery import discover
 from mlx_websockets.client.errors import (
     CannotConnect,
     ClientError,
@@ -34,4 +35,5 @@ __all__ = [
     "UnknownPicture",
     "connect",
     "connect_sync",
+    "discover",
 ]

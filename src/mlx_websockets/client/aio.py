@@ -25,6 +25,7 @@ from websockets.asyncio.client import connect as open_socket
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.typing import Subprotocol
 
+from mlx_websockets.client.discovery import resolved
 from mlx_websockets.client.errors import CannotConnect, ConnectionLost, OutboxFull, ReplyError
 from mlx_websockets.client.pictures import Picture, encode_request
 from mlx_websockets.client.replies import Reply, Result
@@ -52,7 +53,7 @@ async def connect(
     """Open a connection and close it at the end of the block.
 
     Args:
-        url: where the server is, `ws://` or `wss://`.
+        url: where the server is, `ws://` or `wss://`; or `mlx://NAME`, see `discover`.
         token: its token, if it wants one.
         open_seconds: how long opening may take.
 
@@ -422,6 +423,7 @@ def _settings(settings: dict[str, Any]) -> wire.Settings:
 
 
 async def _open(url: str, token: str | None, open_seconds: float) -> tuple[ClientConnection, wire.Hello | None]:
+    url = await resolved(url, open_seconds)
     options: dict[str, Any] = {"proxy": None} if _is_loopback(url) else {}
     if token is not None:
         options["additional_headers"] = {"Authorization": f"Bearer {token}"}

@@ -15,6 +15,9 @@ from mlx_websockets.generation import Usage
 SUBPROTOCOL = "mlx-websockets.v2.json"
 """What a peer offers in its handshake to get `hello`, ids and timings without asking for each."""
 
+MDNS_SERVICE = "_mlx-ws._tcp.local."
+"""Under what servers are announced on a local network."""
+
 VERSION = "mlx-websockets.v2"
 """What `hello` calls this protocol."""
 

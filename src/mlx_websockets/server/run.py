@@ -31,6 +31,9 @@ from mlx_websockets.server.floor import Engine
 from mlx_websockets.server.lag import watch_lag
 from mlx_websockets.server.limits import Limits
 from mlx_websockets.server.listener import http_protocol, websocket_protocol
+from mlx_websockets.server.mdns import announce as announce_by_mdns
+from mlx_websockets.server.mdns import check_available
+from mlx_websockets.server.status import own_version
 from mlx_websockets.settings import MAX_MESSAGE_BYTES, Settings
 
 logger = logging.getLogger(__name__)
@@ -118,6 +121,8 @@ async def serve(
     """
     stop = stop or Stop()
     limits = limits or Limits.of(settings)
+    if settings.mdns:
+        check_available()
     sockets = bind(settings)
     secure = _bind_secure(settings, sockets) if access.tls is not None else []
     with stop.on_signals():
@@ -130,7 +135,8 @@ async def serve(
             config = listener_config(app, limits, app.state.house.metrics.refused)
             addresses = _addresses(settings, sockets, secure)
             server = _Server(config, app.state.house, stop, lambda: announce(addresses), secure, access.tls)
-            await _serve_until_stopped(server, app.state.house, sockets)
+            about = {"version": own_version(), "model": engine.model_id} if settings.mdns else None
+            await _serve_until_stopped(server, app.state.house, sockets, addresses, about)
             return True
         finally:
             for each in (*sockets, *secure):
@@ -157,12 +163,19 @@ def _addresses(settings: Settings, sockets: list[socket.socket], secure: list[so
     return replace(plain, secure=addresses_of(settings.host, secure[0].getsockname()[1], "wss"))
 
 
-async def _serve_until_stopped(server: "_Server", house: House, sockets: list[socket.socket]) -> None:
-    lag_watch = asyncio.create_task(watch_lag(house.metrics.lagged), name="lag watch")
+async def _serve_until_stopped(
+    server: "_Server", house: House, sockets: list[socket.socket], addresses: Addresses, about: dict[str, str] | None
+) -> None:
+    """Serve, with the server's own tasks around it; with `about` it is announced by mDNS."""
+    tasks = [asyncio.create_task(watch_lag(house.metrics.lagged), name="lag watch")]
+    if about is not None:
+        tasks.append(asyncio.create_task(announce_by_mdns(addresses, about), name="mDNS"))
     try:
         await server.serve(sockets)
     finally:
-        lag_watch.cancel()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         house.openers.shutdown(wait=False, cancel_futures=True)
 
 
