@@ -14,6 +14,7 @@ from typing import Any
 from mlx_websockets import errors
 from mlx_websockets.cli.app import COMMANDS, INTERRUPTED, LazyCommand
 from mlx_websockets.cli.flags import default_text, flag_of, is_repeatable, plain_type
+from mlx_websockets.cli.sources import FILE_NAME, RANK, variable_of
 from mlx_websockets.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -25,6 +26,7 @@ def main() -> int:
         ROOT / "README.md": with_part(ROOT / "README.md", "flags", flags_table()),
         ROOT / "docs/reference/errors.md": with_part(ROOT / "docs/reference/errors.md", "exit codes", exit_codes()),
         ROOT / "docs/reference/cli.md": command_line_page(),
+        ROOT / "docs/reference/settings.md": settings_page(),
     }
     stale = [path for path, text in wanted.items() if not path.exists() or path.read_text("utf-8") != text]
     if "--check" in sys.argv[1:]:
@@ -94,6 +96,46 @@ def flags_table() -> str:
         default = f"`{default_text(each)}`" if default_text(each) else ""
         lines.append(f"| `{flag_of(each.name)}` | {kind} | {default} | {each.metadata['help']} |")
     return "\n".join(lines) + "\n"
+
+
+def settings_page() -> str:
+    rows = "".join(setting_row(each) for each in dataclasses.fields(Settings))
+    return f"""# Settings
+
+*This page is written by `make docs` from the code; change that.*
+
+Each setting can be said in four places. The first of them that says it counts:
+
+1. a flag: `mlx serve --port 8080`
+2. the environment: `MLX_WS_PORT=8080`. A switch takes `1` or `0` (also `true`, `yes`, `on` and their opposites); what
+   may be repeated is separated by commas. Set to nothing is not set.
+3. `{FILE_NAME}` in the current folder: `port = 8080`
+4. your own `{FILE_NAME}`: `mlx config path` says where it is, on Linux `~/.config/mlx-websockets/`
+
+`mlx config show --origin` prints what is in force and where it comes from ({", ".join(f"`{each}`" for each in RANK)});
+`--json` prints it for programs. Without `--origin` it prints a file to start from. It takes the flags of `mlx serve`,
+so it also says what they would do.
+
+A file in the current folder may come from anybody, so what guards your machine can't be set there: those settings say
+*not in a folder's file*, and a server refuses to start where one stands. A key that is no setting is refused, too.
+Relative paths start in the current folder.
+
+A server in the background is started with what flags and environment said; files it reads itself, also when it is
+restarted. A secret travels through the environment alone, and no output ever has it.
+
+| Key | Flag | Environment | Type | Default | From, to | Meaning |
+|---|---|---|---|---|---|---|
+{rows}"""
+
+
+def setting_row(field: "dataclasses.Field[Any]") -> str:
+    kind = type_name(typing.get_type_hints(Settings)[field.name])
+    least, most = field.metadata["least"], field.metadata["most"]
+    default = f"`{default_text(field)}`" if default_text(field) else ""
+    bounds = "" if least is None else f"{least}, {most}"
+    note = "" if field.metadata["in_folder"] else " *Not in a folder's file.*"
+    names = f"`{field.name}` | `{flag_of(field.name)}` | `{variable_of(field.name)}`"
+    return f"| {names} | {kind} | {default} | {bounds} | {field.metadata['help']}{note} |\n"
 
 
 def type_name(annotation: Any) -> str:

@@ -38,13 +38,20 @@ DRAIN_SECONDS = 2.0
 
 
 def setting(
-    default: Any, help: str, *, least: float | None = None, most: float | None = None, is_secret: bool = False
+    default: Any,
+    help: str,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    is_secret: bool = False,
+    in_folder: bool = True,
 ) -> Any:
     """A dataclass field that carries what the command line and the docs say about it; both bounds or none.
 
     What is secret is in no `repr`, and goes to other processes through the environment alone.
+    What guards this machine is not `in_folder`: a file in the current folder can't set it.
     """
-    metadata = {"help": help, "least": least, "most": most, "is_secret": is_secret}
+    metadata = {"help": help, "least": least, "most": most, "is_secret": is_secret, "in_folder": in_folder}
     return dataclasses.field(default=default, metadata=metadata, repr=not is_secret)
 
 
@@ -69,20 +76,27 @@ class Settings:
         "Token that other machines need; `-` reads it from standard input. "
         "Not given, it is made at the first start: see `mlx token`.",
         is_secret=True,
+        in_folder=False,
     )
-    token_file: str | None = setting(None, "File with that token; made, with a new one, if there is none.")
-    no_auth: bool = setting(False, "Let everybody on the network in, without a token.")
+    token_file: str | None = setting(
+        None, "File with that token; made, with a new one, if there is none.", in_folder=False
+    )
+    no_auth: bool = setting(False, "Let everybody on the network in, without a token.", in_folder=False)
     allow_origin: tuple[str, ...] = setting(
-        (), "Web pages of this origin may connect, such as `https://example.org`. May be repeated."
+        (), "Web pages of this origin may connect, such as `https://example.org`. May be repeated.", in_folder=False
     )
     allowed_host: tuple[str, ...] = setting(
-        (), "A name under which the server is reached, such as that of a proxy. May be repeated."
+        (), "A name under which the server is reached, such as that of a proxy. May be repeated.", in_folder=False
     )
     tls: str | None = setting(
-        None, "`auto`: encrypted connections too, with a certificate that the server makes: see `mlx cert`."
+        None,
+        "`auto`: encrypted connections too, with a certificate that the server makes: see `mlx cert`.",
+        in_folder=False,
     )
-    tls_cert: str | None = setting(None, "Encrypted connections too, with this certificate (PEM, the chain included).")
-    tls_key: str | None = setting(None, "The key of that certificate (PEM, not encrypted).")
+    tls_cert: str | None = setting(
+        None, "Encrypted connections too, with this certificate (PEM, the chain included).", in_folder=False
+    )
+    tls_key: str | None = setting(None, "The key of that certificate (PEM, not encrypted).", in_folder=False)
     tls_port: int = setting(
         DEFAULT_TLS_PORT, "Port for encrypted connections; 0 lets the system choose one.", least=0, most=65535
     )
@@ -94,10 +108,12 @@ class Settings:
         most=100_000,
     )
     allow_model_loading: bool = setting(
-        False, "Let peers on other machines have models loaded and unloaded, too; only models named by --model."
+        False,
+        "Let peers on other machines have models loaded and unloaded, too; only models named by --model.",
+        in_folder=False,
     )
     trust_remote_code: bool = setting(
-        False, "Let Python code inside the model's folder run. Only for models you trust."
+        False, "Let Python code inside the model's folder run. Only for models you trust.", in_folder=False
     )
     tokenizer_config: str | None = setting(None, "A tokenizer_config.json whose fields replace the model's own.")
     chat_template: str | None = setting(
@@ -163,7 +179,6 @@ class Settings:
             raise UsageError(f"--log-format is text or json, got {self.log_format!r}.", "Try --log-format json.")
         if not all(model.strip() for model in self.model) or not self.model:
             raise UsageError("--model is empty.", "Try --model demo.")
-    mdns: bool = setting(False, "Announce the server on the local network, to be found by name: `mlx://NAME`.")
         if len(set(self.model)) < len(self.model):
             raise UsageError("--model names the same model twice.", "Leave one of them out.")
         if not self.host.strip():

@@ -12,20 +12,20 @@ import typer
 
 from mlx_websockets.cli.flags import Given, takes_settings
 from mlx_websockets.cli.presence import present
+from mlx_websockets.cli.sources import resolve
 from mlx_websockets.errors import ModelNotFound
 from mlx_websockets.server.addresses import addresses_of
 from mlx_websockets.server.binding import bind
-from mlx_websockets.settings import Settings
 
 
 @takes_settings
 def stand_in(given: Given) -> None:
     how = os.environ.get("STAND_IN", "ready")
-    settings = Settings(**{**given, "host": "localhost"})
+    resolved = resolve({**given, "host": "localhost"})
     if how == "crash":
         print("Segmentation fault, as it were", flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
-    with present(settings) as presence:
+    with present(resolved.settings, resolved.flags()) as presence:
         print("→ Loading", flush=True)
         if how == "fail":
             raise ModelNotFound("There is no such model.", "Try another one.")
@@ -35,7 +35,7 @@ def stand_in(given: Given) -> None:
             print(f"child {child.pid}", flush=True)
         elif how != "loading":
             signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-        sockets = bind(settings)
+        sockets = bind(resolved.settings)
         if how != "loading":
             presence.serving(addresses_of("localhost", sockets[0].getsockname()[1]))
         while True:

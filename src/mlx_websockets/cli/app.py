@@ -62,6 +62,8 @@ COMMANDS = {
     "doctor": Command("Check what a server needs here, and say what to do about what is missing.", "doctor:doctor"),
     "token": Command("Print the token that other machines need to connect.", "token:token"),
     "cert": Command("Show the certificate of `--tls auto`, and how to trust it.", "cert:cert"),
+    "config show": Command("Say which settings are in force here, and where each comes from.", "config:show"),
+    "config path": Command("Say which files settings are read from.", "config:path"),
     "service install": Command("Have the system start a server, now and at every login.", "service:install"),
     "service uninstall": Command("Stop it, and have it started no more.", "service:uninstall"),
     "service status": Command("Say what the system says of it.", "service:status"),
@@ -70,6 +72,7 @@ COMMANDS = {
 """By name, in the order of the help. Targets are in this package."""
 
 FAMILIES = {
+    "config": "Settings from flags, the environment and files: which are in force.",
     "background": "A server without a terminal: start it, stop it, see how it is.",
     "service": "A server that the system starts at login and keeps alive.",
 }

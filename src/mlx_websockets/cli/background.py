@@ -10,11 +10,10 @@ from mlx_websockets.cli.app import INTERRUPTED
 from mlx_websockets.cli.choice import Choice, choose
 from mlx_websockets.cli.console import Console, print_json
 from mlx_websockets.cli.flags import AsJson, Every, Given, Id, Port, takes_settings
-from mlx_websockets.cli.presence import flags_of
+from mlx_websockets.cli.sources import resolve
 from mlx_websockets.daemon.process import Launch
 from mlx_websockets.daemon.records import Record, Records
 from mlx_websockets.server.addresses import addresses_of
-from mlx_websockets.settings import Settings
 
 # --- serve ----------------------------------------------------------------------------
 
@@ -26,12 +25,11 @@ def serve(given: Given, as_json: AsJson = False) -> None:
     Raises:
         StartError: it could not start; of the kind that the server itself ended with.
     """
-    if "port" not in given:
-        given = {**given, "auto_port": True}
-    settings = Settings(**given)
-    pass_on(settings)
-    flags = flags_of(settings)
-    _start(_console(as_json), Records.of_this_user(), flags, Path.cwd(), as_json=as_json)
+    resolved = resolve(given)
+    if all(resolved.origins[name].kind == "default" for name in ("port", "auto_port")):
+        resolved = resolve({**given, "auto_port": True})
+    pass_on(resolved.settings)
+    _start(_console(as_json), Records.of_this_user(), resolved.flags(), Path.cwd(), as_json=as_json)
 
 
 def _start(console: Console, records: Records, flags: Sequence[str], folder: Path, *, as_json: bool) -> None:

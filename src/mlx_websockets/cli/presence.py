@@ -1,11 +1,10 @@
 """What a running server shows of itself to other processes: its record, its log, its service manager."""
 
 import contextlib
-import dataclasses
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,8 +43,12 @@ class Presence:
 
 
 @contextlib.contextmanager
-def present(settings: Settings) -> Iterator[Presence]:
+def present(settings: Settings, arguments: Sequence[str]) -> Iterator[Presence]:
     """Be on record meanwhile, with all output in a log if the starter named one.
+
+    Args:
+        settings: what the server was asked to do.
+        arguments: flags of `mlx serve` that ask another one for the same.
 
     Raises:
         StartError: a background server has no place for its record or its log; one in a
@@ -56,7 +59,7 @@ def present(settings: Settings) -> Iterator[Presence]:
             log = stack.enter_context(own_output())
         except OSError as error:
             raise StartError(f"The log can't be written: {error}.", "Look at that folder.") from None
-        yield Presence(_held(stack, _record(settings, log)))
+        yield Presence(_held(stack, _record(settings, arguments, log)))
 
 
 def _held(stack: contextlib.ExitStack, record: Record) -> ServerRecord | None:
@@ -69,7 +72,7 @@ def _held(stack: contextlib.ExitStack, record: Record) -> ServerRecord | None:
         return None
 
 
-def _record(settings: Settings, log: Path | None) -> Record:
+def _record(settings: Settings, arguments: Sequence[str], log: Path | None) -> Record:
     started = start_time(os.getpid())
     assert started is not None
     return Record(
@@ -83,25 +86,6 @@ def _record(settings: Settings, log: Path | None) -> Record:
         started_at=time.time(),
         log=str(log) if log is not None else None,
         version=__version__,
-        arguments=flags_of(settings),
+        arguments=list(arguments),
         folder=str(Path.cwd()),
     )
-
-
-def flags_of(settings: Settings) -> list[str]:
-    """The flags of `mlx serve` that say these settings; what has its default is left out, and so is a secret."""
-    flags: list[str] = []
-    for each in dataclasses.fields(settings):
-        value = getattr(settings, each.name)
-        flag = "--" + each.name.replace("_", "-")
-        if each.metadata["is_secret"]:
-            continue
-        if value is True:
-            flags.append(flag)
-        elif value == each.default:
-            continue
-        elif isinstance(value, tuple):
-            flags += [f"{flag}={item}" for item in value]
-        else:
-            flags.append(f"{flag}={value}")  # in one word: a value may begin with a dash
-    return flags

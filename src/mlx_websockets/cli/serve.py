@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mlx_websockets.cli.announcement import announce
 from mlx_websockets.cli.console import Console, LoadingDisplay, size
 from mlx_websockets.cli.flags import Given, takes_settings
+from mlx_websockets.cli.sources import resolve
 from mlx_websockets.settings import Settings
 
 if TYPE_CHECKING:
@@ -30,14 +31,17 @@ def serve(given: Given) -> None:
         StartError: the server can't start; nothing is left running.
         KeyboardInterrupt: it was stopped before it was ready.
     """
-    settings = Settings(**given)
+    resolved = resolve(given)
+    settings = resolved.settings
     import asyncio
 
     from mlx_websockets import logs
     from mlx_websockets.cli.access import way_in
     from mlx_websockets.cli.presence import present
 
-    with present(settings) as presence:
+    with present(settings, resolved.flags()) as presence:
+        if file := resolved.folder_file:
+            Console(sys.stdout).info(f"Settings from {file}; `mlx config show --origin` says which")
         entrance = way_in(settings)
         logs.set_up(settings.debug, settings.log_format)
         if not asyncio.run(_serve(settings, Console(sys.stdout, is_busy=settings.debug), presence, entrance)):

@@ -8,9 +8,8 @@ import typer
 
 from mlx_websockets.cli.console import Console, print_json
 from mlx_websockets.cli.flags import AsJson, Given, takes_settings
-from mlx_websockets.cli.presence import flags_of
+from mlx_websockets.cli.sources import resolve
 from mlx_websockets.daemon.service import Plan, manager, plan
-from mlx_websockets.settings import Settings
 
 
 @takes_settings
@@ -21,7 +20,7 @@ def install(
     ] = False,
 ) -> None:
     """Raises StartError: the system's tool is not here, or refused."""
-    wanted: Plan = plan(flags_of(Settings(**given)), Path.cwd())
+    wanted: Plan = plan(resolve(given).flags(), Path.cwd())
     keeper, console = manager(), Console(sys.stdout)
     if only_print:
         console.text(keeper.text(wanted).rstrip("\n"))
