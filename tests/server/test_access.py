@@ -5,7 +5,7 @@ import base64
 import http.client
 import ssl
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from serving import PATIENCE, hear, running, say
@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
 from mlx_websockets.daemon.certificate import Certificate, own_certificate
 from mlx_websockets.errors import PortInUse, UsageError
-from mlx_websockets.protocols.native_schema import SUBPROTOCOL
+from mlx_websockets.protocols.native_schema import SUBPROTOCOL, PeerMessage
 from mlx_websockets.server.access import Access, tls_of
 from mlx_websockets.server.tokens import key_item
 
@@ -50,7 +50,7 @@ def test_from_this_machine_nothing_is_wanted():
 
 
 @pytest.mark.parametrize("path", ["/", "/ws", "/elsewhere"])
-def test_from_elsewhere_a_handshake_without_the_token_is_refused_before_the_upgrade(path):
+def test_from_elsewhere_a_handshake_without_the_token_is_refused_before_the_upgrade(path, caplog):
     async def story():
         async with running(access=GUARDED) as server:
             for headers in ({}, {"Authorization": "Bearer wrong"}):
@@ -62,6 +62,7 @@ def test_from_elsewhere_a_handshake_without_the_token_is_refused_before_the_upgr
                 assert TOKEN.encode() not in caught.value.response.body
 
     asyncio.run(story())
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]  # who is refused can't fill a log
 
 
 @pytest.mark.parametrize(
@@ -276,3 +277,16 @@ def test_a_certificate_and_another_s_key_are_told_apart(certificate, tmp_path: P
 
     with pytest.raises(UsageError, match="not a certificate and its key"):
         tls_of(certificate.path, other.key_path)
+
+
+# --- why this machine needs no token ----------------------------------------------------
+
+
+def test_nothing_that_can_be_asked_touches_files_or_runs_anything():
+    """An agent on this machine that reads a bad page may ask; so there must be nothing worth asking."""
+    asked = {each.__struct_config__.tag for each in get_args(PeerMessage)}
+
+    assert asked == {
+        "text_input", "image_input", "video_frame", "screen_frame", "config", "get_status", "cancel", "ping",
+        "list_models", "load_model", "unload_model", "resume",
+    }  # fmt: skip

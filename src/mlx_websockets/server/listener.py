@@ -6,7 +6,8 @@ closed; and an application finds `abort` in its scope's state, because closing a
 waits for a peer that no longer reads.
 
 What is relied on of uvicorn: `connection_made`, `connection_lost`, `handle_websocket_upgrade`,
-`cycle`, `connections` of the one, `run_asgi`, `handle_cont`, `send_receive_event_to_app`, `frames`,
+`cycle`, `connections` of the one, `run_asgi`, `send`, `initial_response`, `handshake_complete`,
+`handle_cont`, `send_receive_event_to_app`, `frames`,
 `curr_msg_data_type`, `conn`, `close_sent`, `queue`, `connection_lost`, `handle_ping`, `keepalive_timeout`,
 `handle_parser_exception`, `scope` of the other, and `transport` of both.
 """
@@ -87,6 +88,11 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
     async def run_asgi(self) -> None:
         self.scope["state"]["abort"] = self.transport.abort
         await super().run_asgi()
+
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if self.initial_response is not None and self.close_sent:
+            self.handshake_complete = True  # a refusal, too, ends it: else uvicorn logs an error for each
 
     def handle_cont(self, event: Any) -> None:
         if self.close_sent:
