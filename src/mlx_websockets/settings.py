@@ -163,6 +163,7 @@ class Settings:
         1, "While inputs wait, so many of this machine's start for each one of another.", least=1, most=100
     )
     debug: bool = setting(False, "Log what happens in detail, and show tracebacks.")
+    mdns: bool = setting(False, "Announce the server on the local network, to be found by name: `mlx://NAME`.")
     log_format: str = setting("text", "How the log looks: `text`, or `json` (an object a line, and more of them).")
     show_warnings: bool = setting(False, "Show the libraries' own warnings, also harmless ones.")
 
