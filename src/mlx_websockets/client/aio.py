@@ -16,8 +16,9 @@ import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from ssl import SSLContext
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import msgspec
 from websockets.asyncio.client import ClientConnection
@@ -48,19 +49,24 @@ PING_SECONDS = 20.0
 
 @contextlib.asynccontextmanager
 async def connect(
-    url: str = "ws://localhost:8765", *, token: str | None = None, open_seconds: float = 10.0
+    url: str = "ws://localhost:8765",
+    *,
+    token: str | None = None,
+    ssl: SSLContext | None = None,
+    open_seconds: float = 10.0,
 ) -> AsyncIterator["Client"]:
     """Open a connection and close it at the end of the block.
 
     Args:
         url: where the server is, `ws://` or `wss://`; or `mlx://NAME`, see `discover`.
-        token: its token, if it wants one.
+        token: its token, if it wants one; one in the address (`?token=`) is sent in a header instead.
+        ssl: whom to trust at a `wss://` address, if not whom this machine trusts anyway.
         open_seconds: how long opening may take.
 
     Raises:
         CannotConnect: nobody is there, or we were not let in.
     """
-    socket, hello = await _open(url, token, open_seconds)
+    socket, hello = await _open(url, token, ssl, open_seconds)
     client = Client(socket, hello)
     # No TaskGroup: it would wrap what the block raises in an ExceptionGroup.
     running = asyncio.create_task(client.run())
@@ -422,9 +428,14 @@ def _settings(settings: dict[str, Any]) -> wire.Settings:
 # --- opening ----------------------------------------------------------------------------
 
 
-async def _open(url: str, token: str | None, open_seconds: float) -> tuple[ClientConnection, wire.Hello | None]:
+async def _open(
+    url: str, token: str | None, ssl: SSLContext | None, open_seconds: float
+) -> tuple[ClientConnection, wire.Hello | None]:
+    url, token = _apart(url, token)
     url = await resolved(url, open_seconds)
     options: dict[str, Any] = {"proxy": None} if _is_loopback(url) else {}
+    if ssl is not None:
+        options["ssl"] = ssl
     if token is not None:
         options["additional_headers"] = {"Authorization": f"Bearer {token}"}
     try:
@@ -442,9 +453,27 @@ async def _open(url: str, token: str | None, open_seconds: float) -> tuple[Clien
         return socket, await _hello(socket, open_seconds)
     except InvalidStatus as error:
         status = error.response.status_code
-        raise CannotConnect(f"The server at {url} refused the connection (HTTP {status}).", status) from error
+        why = _REFUSALS.get(status, "")
+        raise CannotConnect(f"The server at {url} refused the connection (HTTP {status}).{why}", status) from error
     except (OSError, TimeoutError, WebSocketException, msgspec.MsgspecError) as error:
         raise CannotConnect(f"There is no connection to {url}: {error or 'it took too long'}.") from error
+
+
+_REFUSALS = {
+    401: " From another machine it wants its token: connect(..., token=...). There, `mlx token` shows it.",
+    429: " Too many wrong tokens came from here: try again in a minute.",
+}
+
+
+def _apart(url: str, token: str | None) -> tuple[str, str | None]:
+    """The address without its token, and the token: an address is in error messages."""
+    parts = urlsplit(url)
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    inside = [value for name, value in query if name == "token"]
+    if not inside:
+        return url, token
+    rest = urlencode([(name, value) for name, value in query if name != "token"])
+    return urlunsplit(parts._replace(query=rest)), inside[0] if token is None else token
 
 
 async def _hello(socket: ClientConnection, seconds: float) -> wire.Hello | None:

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncIterable, Coroutine, Iterable, Iterator, Sequence
+from ssl import SSLContext
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -25,29 +26,31 @@ Answer = TypeVar("Answer")
 
 
 def connect_sync(
-    url: str = "ws://localhost:8765", *, token: str | None = None, open_seconds: float = 10.0
+    url: str = "ws://localhost:8765",
+    *,
+    token: str | None = None,
+    ssl: SSLContext | None = None,
+    open_seconds: float = 10.0,
 ) -> "SyncClient":
     """Open a connection; `with` or `close` ends it. See `connect`.
 
     Raises:
         CannotConnect: nobody is there, or we were not let in.
     """
-    return SyncClient(url, token, open_seconds)
+    return SyncClient(url, token=token, ssl=ssl, open_seconds=open_seconds)
 
 
 class SyncClient:
     """An open connection to a server. Get one from `connect_sync`; the methods are those of `Client`."""
 
-    def __init__(self, url: str, token: str | None, open_seconds: float) -> None:
+    def __init__(self, url: str, **options: Any) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="mlx-websockets client", daemon=True)
         self._thread.start()
         self._connection = contextlib.AsyncExitStack()
         self._is_open = True
         try:
-            self._client: Client = self._wait(
-                self._connection.enter_async_context(connect(url, token=token, open_seconds=open_seconds))
-            )
+            self._client: Client = self._wait(self._connection.enter_async_context(connect(url, **options)))
         except BaseException:
             self._stop()
             raise
