@@ -14,7 +14,8 @@ import ipaddress
 import itertools
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from ssl import SSLContext
 from typing import Any
@@ -24,12 +25,14 @@ import msgspec
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as open_socket
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.frames import CloseCode
 from websockets.typing import Subprotocol
 
 from mlx_websockets.client.discovery import resolved
 from mlx_websockets.client.errors import CannotConnect, ConnectionLost, OutboxFull, ReplyError
 from mlx_websockets.client.pictures import Picture, encode_request
 from mlx_websockets.client.replies import Reply, Result
+from mlx_websockets.client.returning import Journal, waits
 from mlx_websockets.client.watching import watch
 from mlx_websockets.protocols import native_schema as wire
 from mlx_websockets.protocols.native_schema import DEFAULT_PROMPT, SETTING_NAMES
@@ -45,6 +48,8 @@ CALL_SECONDS = 10.0
 SEND_SECONDS = 30.0
 CLOSE_SECONDS = 2.0
 PING_SECONDS = 20.0
+RETURN_SECONDS = 600.0
+"""A server keeps a session for so long."""
 
 
 @contextlib.asynccontextmanager
@@ -54,20 +59,29 @@ async def connect(
     token: str | None = None,
     ssl: SSLContext | None = None,
     open_seconds: float = 10.0,
+    reconnect: bool = True,
 ) -> AsyncIterator["Client"]:
     """Open a connection and close it at the end of the block.
+
+    If the network breaks it, another one is opened and the session goes on there: replies lose
+    nothing. That is tried for ten minutes, as long as a server keeps a session.
 
     Args:
         url: where the server is, `ws://` or `wss://`; or `mlx://NAME`, see `discover`.
         token: its token, if it wants one; one in the address (`?token=`) is sent in a header instead.
         ssl: whom to trust at a `wss://` address, if not whom this machine trusts anyway.
         open_seconds: how long opening may take.
+        reconnect: False ends everything with the first socket that breaks.
 
     Raises:
         CannotConnect: nobody is there, or we were not let in.
     """
+
+    async def reopen() -> ClientConnection:
+        return (await _open(url, token, ssl, open_seconds))[0]
+
     socket, hello = await _open(url, token, ssl, open_seconds)
-    client = Client(socket, hello)
+    client = Client(socket, hello, reopen if reconnect else None)
     # No TaskGroup: it would wrap what the block raises in an ExceptionGroup.
     running = asyncio.create_task(client.run())
     try:
@@ -85,15 +99,29 @@ class Client:
         hello: how the server introduced itself; None if it speaks only the seed's protocol.
     """
 
-    def __init__(self, socket: ClientConnection, hello: wire.Hello | None) -> None:
+    def __init__(
+        self,
+        socket: ClientConnection,
+        hello: wire.Hello | None,
+        reopen: Callable[[], Awaitable[ClientConnection]] | None = None,
+    ) -> None:
         self.hello = hello
         self._socket = socket
+        self._reopen = reopen
+        self._journal: Journal[_Draft] = Journal()
+        self._again: deque[_Draft] = deque()  # to be said first, and noted already
+        self._draft: _Draft | None = None  # taken from the outbox, and not noted yet
         self._outbox: asyncio.Queue[_Draft] = asyncio.Queue(MAX_UNSENT)
         self._numbers = itertools.count(1)
         self._replies: dict[str, Reply] = {}
         self._calls: dict[str, asyncio.Future[_Answer]] = {}
         self._farewell = ""
         self._lost: ConnectionLost | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """The connection has ended for good."""
+        return self._lost is not None
 
     # --- what one can do ----------------------------------------------------------------
 
@@ -264,7 +292,7 @@ class Client:
         future: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
         self._calls[id] = future
         try:
-            self._send(message(id))
+            self._put(_Draft(_text(message(id)), call=id))
             async with asyncio.timeout(CALL_SECONDS):
                 return await future
         finally:
@@ -284,18 +312,27 @@ class Client:
     # --- the socket ---------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Read and write until the connection ends; then tell everybody who waits. `connect` runs this."""
+        """Read and write until the connection ends for good; then tell everybody who waits. `connect` runs this."""
+        try:
+            while await self._talk() and self._may_come_back() and await self._come_back():
+                pass
+        finally:
+            await self.close()
+
+    async def _talk(self) -> bool:
+        """Read and write until the socket ends; whether that alone was the reason."""
         tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._write())]
         try:
             ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in ended:
                 if error := task.exception():
                     logger.error("the connection's task failed", exc_info=error)
+                    return False
+            return True
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await self.close()
 
     async def close(self) -> None:
         """Close the socket and tell everybody who waits. The end of `connect`'s block does this."""
@@ -307,21 +344,31 @@ class Client:
     async def _read(self) -> None:
         with contextlib.suppress(ConnectionClosed):
             async for message in self._socket:
+                self._journal.heard += 1
                 self._deliver(message)
 
     async def _write(self) -> None:
         with contextlib.suppress(ConnectionClosed, TimeoutError):
+            while self._again:
+                await self._transmit(self._again[0], await self._again[0].encoded())
+                self._again.popleft()
             while True:
-                draft = await self._outbox.get()
+                draft = self._draft = self._draft or await self._outbox.get()
                 try:
                     message = await draft.encoded()
                 except Exception as error:  # whatever is wrong with a picture: the reply raises it
+                    self._draft = None
                     self._fail(draft.reply, error)
                     continue
-                async with asyncio.timeout(SEND_SECONDS):
-                    await self._socket.send(message)
-                if draft.reply is not None:
-                    draft.reply.note_sent()
+                self._draft = None
+                self._journal.note_said(draft)
+                await self._transmit(draft, message)
+
+    async def _transmit(self, draft: "_Draft", message: str | bytes) -> None:
+        async with asyncio.timeout(SEND_SECONDS):
+            await self._socket.send(message)
+        if draft.reply is not None:
+            draft.reply.note_sent()
 
     def _lose(self) -> None:
         if self._lost is None:
@@ -336,6 +383,58 @@ class Client:
         if reply is not None and self._replies.pop(reply.id, None) is not None:
             reply.fail(error)
 
+    # --- coming back --------------------------------------------------------------------
+
+    def _may_come_back(self) -> bool:
+        """The socket broke, rather than having been closed; and the server keeps sessions."""
+        closed = self._socket.protocol.close_rcvd
+        is_broken = (
+            closed is None or closed.code == CloseCode.INTERNAL_ERROR
+        )  # so it calls a peer that answered no ping
+        return is_broken and self._reopen is not None and self.hello is not None and bool(self.hello.resume_token)
+
+    async def _come_back(self) -> bool:
+        """Have the session on another socket; whether that was possible."""
+        assert self._reopen is not None
+        self._socket.transport.abort()  # a close would end the session, if it still got there
+        deadline = asyncio.get_running_loop().time() + RETURN_SECONDS
+        for seconds in waits():
+            await asyncio.sleep(seconds)
+            try:
+                if (is_back := await self._resume(await self._reopen())) is not None:
+                    return is_back
+            except CannotConnect as error:
+                if error.status in (401, 403):
+                    return False
+            if asyncio.get_running_loop().time() > deadline:
+                break
+        return False
+
+    async def _resume(self, socket: ClientConnection) -> bool | None:
+        """Whether the session goes on at `socket`; None: that broke as well."""
+        assert self.hello is not None
+        try:
+            async with asyncio.timeout(CALL_SECONDS):
+                await socket.send(_text(wire.Resume(token=self.hello.resume_token, last_seq=self._journal.heard)))
+                answer = await self._answer_to_resume(socket)
+        except (ConnectionClosed, TimeoutError):
+            socket.transport.abort()
+            return None
+        again = self._journal.unreceived(answer.received) if isinstance(answer, wire.Resumed) else None
+        if again is None:
+            self._farewell = "the session can't be resumed"
+            await socket.close()
+            return False
+        self._again = deque(again)
+        self._socket = socket
+        return True
+
+    async def _answer_to_resume(self, socket: ClientConnection) -> wire.Resumed | wire.Error:
+        while True:
+            answer = _decoder.decode(await socket.recv())
+            if isinstance(answer, wire.Resumed | wire.Error):
+                return answer
+
     # --- what the server says -----------------------------------------------------------
 
     def _deliver(self, raw: str | bytes) -> None:
@@ -344,6 +443,7 @@ class Client:
         except (msgspec.MsgspecError, UnicodeError):
             logger.debug("message not understood")  # of a newer server, perhaps
             return
+        self._journal.note_answer(getattr(message, "id", None))
         match message:
             case wire.Token():
                 if reply := self._replies.get(message.id or ""):
@@ -389,6 +489,12 @@ class _Draft:
 
     message: str | Callable[[], str | bytes]
     reply: Reply | None = None
+    call: str | None = None
+
+    @property
+    def id(self) -> str | None:
+        """What the server's answer to it will carry."""
+        return self.reply.id if self.reply is not None else self.call
 
     async def encoded(self) -> str | bytes:
         return self.message if isinstance(self.message, str) else await asyncio.to_thread(self.message)

@@ -31,13 +31,14 @@ def connect_sync(
     token: str | None = None,
     ssl: SSLContext | None = None,
     open_seconds: float = 10.0,
+    reconnect: bool = True,
 ) -> "SyncClient":
     """Open a connection; `with` or `close` ends it. See `connect`.
 
     Raises:
         CannotConnect: nobody is there, or we were not let in.
     """
-    return SyncClient(url, token=token, ssl=ssl, open_seconds=open_seconds)
+    return SyncClient(url, token=token, ssl=ssl, open_seconds=open_seconds, reconnect=reconnect)
 
 
 class SyncClient:

@@ -25,8 +25,8 @@ from mlx_websockets.server.status import own_version
 
 logger = logging.getLogger(__name__)
 
-LOST = 1006
-"""What `websocket.disconnect` says if there was no close; see `listener`."""
+BREAKS = (1006, 1011)
+"""What `websocket.disconnect` says if there was no close (see `listener`), or the peer missed our pongs."""
 
 
 class Connection:
@@ -160,7 +160,7 @@ class Connection:
                 text = message.get("text")
                 self._receive(message["bytes"] if text is None else text)
             await asyncio.sleep(0)  # a flood of messages leaves room for the writer and for other peers
-        self.end(Ending.LOST if message.get("code") == LOST else Ending.GONE)
+        self.end(Ending.LOST if message.get("code") in BREAKS else Ending.GONE)
 
     def _receive(self, message: Message) -> None:
         self._house.metrics.received(len(message))

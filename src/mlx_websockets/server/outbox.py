@@ -73,6 +73,7 @@ class Outbox:
         self._entries: deque[_Entry] = deque()
         self._size = 0
         self._streams: dict[int, _Stream] = {}  # by the identity of a turn's label
+        self._is_left = False  # its writer has given up
         self._is_busy = False  # nobody would take the next entry now
         self._has_entries = asyncio.Event()
         self._is_empty = asyncio.Event()
@@ -114,8 +115,10 @@ class Outbox:
             self._leave_off()
 
     def pause(self) -> None:
-        """The writer is gone; deltas merge until the next one comes."""
+        """The writer is gone; deltas merge, and a flush waits, until the next one has caught up."""
         self._is_busy = True
+        self._is_left = False
+        self._is_empty.clear()
 
     async def _hand_over(self, message: Message, send: Send) -> None:
         async with asyncio.timeout(self._limits.send_seconds):
@@ -129,12 +132,14 @@ class Outbox:
 
     async def flush(self, seconds: float) -> bool:
         """Wait until nothing is owed, at most so long; tells whether that was reached."""
+        if self._is_left:
+            return False
         try:
             async with asyncio.timeout(seconds):
                 await self._is_empty.wait()
         except TimeoutError:
             return False
-        return not self.is_closed
+        return not (self.is_closed or self._is_left)
 
     # --- deltas -----------------------------------------------------------------------
 
@@ -191,6 +196,8 @@ class Outbox:
         """Nobody takes anything any more, unless somebody may come back for it."""
         if self._replay is None:
             self.close()
+        self._is_left = True
+        self._is_empty.set()
 
     def close(self) -> None:
         """Owe nothing any more."""
