@@ -260,3 +260,17 @@ def test_the_commands_show_token_and_certificate(tmp_path: Path):
     assert made["sha256"] in again
     assert "There is a certificate" in again
     assert "localhost" in again
+
+
+@pytest.mark.parametrize("how", ["flag", "environment"])
+def test_a_service_is_not_given_a_token_that_its_file_would_show(tmp_path: Path, how: str):
+    environment = {**os.environ, "MLX_WS_STATE": str(tmp_path)} | ({} if how == "flag" else {"MLX_WS_TOKEN": TOKEN})
+    words = ["service", "install", "--print"] + (["--token", TOKEN] if how == "flag" else [])
+
+    done = subprocess.run(
+        [sys.executable, "-m", "mlx_websockets", *words], capture_output=True, text=True, env=environment
+    )
+
+    assert done.returncode == 2
+    assert "--token-file" in done.stderr
+    assert "CANARY" not in done.stdout + done.stderr

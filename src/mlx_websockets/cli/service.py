@@ -10,6 +10,7 @@ from mlx_websockets.cli.console import Console, print_json
 from mlx_websockets.cli.flags import AsJson, Given, takes_settings
 from mlx_websockets.cli.sources import resolve
 from mlx_websockets.daemon.service import Plan, manager, plan
+from mlx_websockets.errors import UsageError
 
 
 @takes_settings
@@ -19,8 +20,14 @@ def install(
         bool, typer.Option("--print", metavar="", help="Print the service's file and install nothing.")
     ] = False,
 ) -> None:
-    """Raises StartError: the system's tool is not here, or refused."""
-    wanted: Plan = plan(resolve(given).flags(), Path.cwd())
+    """Raises StartError: the system's tool is not here, or refused; or a token was given, and not as a file."""
+    found = resolve(given)
+    if found.origins["token"].kind in ("flag", "environment"):
+        raise UsageError(
+            "A service has no place for a token that only this command is told.",
+            "Put it into a file and name that with --token-file, or leave it out: `mlx token` shows the one it uses then.",
+        )
+    wanted: Plan = plan(found.flags(), Path.cwd())
     keeper, console = manager(), Console(sys.stdout)
     if only_print:
         console.text(keeper.text(wanted).rstrip("\n"))
