@@ -82,7 +82,7 @@ def test_ctrl_c_while_loading_ends_with_130(tiny_gemma3):
         server.send_signal(signal.SIGINT)
         _, errors = server.communicate(timeout=30)
 
-    assert (server.returncode, errors) == (130, "→ Stopped before it was ready.\n")
+    assert (server.returncode, errors) == (130, "→ Stopped before it was done.\n")
 
 
 def test_a_taken_port_ends_with_4_before_the_model_is_touched():

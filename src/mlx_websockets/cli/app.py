@@ -45,6 +45,9 @@ class Command:
 
 
 COMMANDS = {
+    "ask": Command("Ask a server something, with or without pictures.", "ask:ask"),
+    "chat": Command("Talk with a model, in turns.", "chat:chat"),
+    "watch": Command("Have a camera, the screen, a video or drawn scenes described, line by line.", "watch:watch"),
     "serve": Command("Load a model and serve it, in this terminal.", "serve:serve"),
     "background serve": Command("Start a server that goes on when this terminal is closed.", "background:serve"),
     "background stop": Command("Stop a background server.", "background:stop"),
@@ -53,8 +56,8 @@ COMMANDS = {
     "background restart": Command("Stop a background server, and start it again in its place.", "background:restart"),
     "status": Command("Say which servers run, and how they are.", "status:status"),
     "ps": Command("Say which servers run, a line for each.", "status:ps"),
-    "stop": Command("Stop a server, wherever it was started.", "stop:stop"),
     "top": Command("Show how a server is, live.", "top:top"),
+    "stop": Command("Stop a server, wherever it was started.", "stop:stop"),
     "cleanup": Command("Remove what servers that are gone have left behind.", "cleanup:cleanup"),
     "pull": Command("Fetch a model, so that serving it needs no network.", "models:pull_"),
     "list": Command("Say which models are on this machine.", "models:list_"),
@@ -119,7 +122,7 @@ def _told(action: Callable[[], int], *, wants_traceback: bool) -> int:
         errors.problem(reason, hint)
         return status
     if status == INTERRUPTED:
-        errors.info("Stopped before it was ready.")
+        errors.info("Stopped before it was done.")
     return status
 
 

@@ -4,12 +4,13 @@ Four marks: ✓ done, ✗ failed, ! take care, → what happens or what to do ne
 decides anything, and nothing else prints.
 """
 
+import contextlib
 import io
 import os
 import shutil
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
@@ -54,6 +55,27 @@ class Console:
     def text(self, text: str) -> None:
         """Lines without a mark."""
         self._write(_harmless(text))
+
+    def words(self, text: str) -> None:
+        """A part of a line, as it comes."""
+        self._stream.write(_harmless(text))
+        self._stream.flush()
+
+    def aside(self, text: str) -> None:
+        """A line of lesser weight."""
+        self._write(f"\x1b[2m{_harmless(text)}\x1b[0m" if self.is_fancy else _harmless(text))
+
+    @contextlib.contextmanager
+    def waiting(self, text: str) -> Iterator[None]:
+        """Show meanwhile that something is awaited, on a terminal; nothing of it stays."""
+        if not self.is_fancy or self.is_busy:
+            yield
+            return
+        from rich.console import Console as RichConsole
+        from rich.status import Status
+
+        with Status(f"{_harmless(text)} …", console=RichConsole(file=self._stream), spinner="line"):
+            yield
 
     def problem(self, reason: str, hint: str) -> None:
         """What went wrong and why, then what to run or to change next."""

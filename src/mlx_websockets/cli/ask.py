@@ -1,0 +1,106 @@
+"""`mlx ask`: one question, with or without pictures, and its answer."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from mlx_websockets.cli.console import Console, print_json
+from mlx_websockets.cli.flags import AsJson
+from mlx_websockets.cli.reach import (
+    MaxTokens,
+    Reach,
+    Seed,
+    System,
+    Temperature,
+    TokenFile,
+    Url,
+    failures_told,
+    given,
+    pictures_of,
+    plain_result,
+    reach,
+)
+from mlx_websockets.client import Result, SyncReply, connect_sync
+from mlx_websockets.errors import StartError, UsageError
+from mlx_websockets.protocols.native_schema import DEFAULT_PROMPT
+
+MAX_QUESTION_CHARACTERS = 1024 * 1024
+
+Images = Annotated[
+    list[str] | None, typer.Option("--image", metavar="FILE", help="A picture to look at. May be repeated.")
+]
+Stops = Annotated[
+    list[str] | None, typer.Option("--stop", metavar="TEXT", help="Ends the reply where it comes up. May be repeated.")
+]
+
+
+def ask(
+    question: Annotated[
+        str | None, typer.Argument(metavar="QUESTION", help="The question; `-` or none reads standard input.")
+    ] = None,
+    images: Images = None,
+    url: Url = None,
+    token_file: TokenFile = None,
+    system: System = None,
+    stops: Stops = None,
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = None,
+    seed: Seed = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print a reply as it comes.
+
+    Raises:
+        NotRunning: there is no server.
+        UsageError: there is no question, or a picture can't be read.
+        StartError: the server refused, or could not finish.
+    """
+    pictures = pictures_of(images or [])
+    where = reach(url, token_file)
+    asked = _question(question, has_pictures=bool(pictures))
+    settings = given(max_tokens=max_tokens, temperature=temperature, seed=seed)
+    # Without coming back: a question that was interrupted is better asked again than waited for.
+    with failures_told(where), connect_sync(where.url, token=where.token, reconnect=False) as mlx:
+        reply = mlx.ask(asked, images=pictures, system=system, stop=stops or [], **settings)
+        result = reply.result() if as_json else show(Console(sys.stdout), reply)
+    if as_json:
+        print_json(plain_result(result))
+    _judge(result, where)
+
+
+def show(console: Console, reply: SyncReply) -> Result:
+    """Print a reply as it comes, and end its line. Raises what `SyncReply.result` does."""
+    last = "\n"
+    try:
+        with console.waiting("The model is reading"):
+            first = next(iter(reply), "")
+        console.words(first)
+        last = first or last
+        for delta in reply:
+            console.words(delta)
+            last = delta
+    finally:
+        if not last.endswith("\n"):
+            console.words("\n")
+    return reply.result()
+
+
+def _question(given: str | None, *, has_pictures: bool) -> str:
+    if given is not None and given != "-":
+        return given
+    nobody_typed = given is None and sys.stdin.isatty()
+    read = "" if nobody_typed else sys.stdin.read(MAX_QUESTION_CHARACTERS + 1).strip()
+    if len(read) > MAX_QUESTION_CHARACTERS:
+        raise UsageError("The question has more than 1 MiB.", "Ask about a part of it.")
+    if not read and not has_pictures:
+        raise UsageError("There is no question.", 'mlx ask "Why is the sky blue?"')
+    return read or DEFAULT_PROMPT
+
+
+def _judge(result: Result, where: Reach) -> None:
+    """Say on standard error that a reply is not whole."""
+    if result.finish_reason == "length":
+        Console(sys.stderr).warning("The reply was cut at its greatest length. A longer one: --max-tokens N")
+    elif result.finish_reason not in ("stop", None):
+        raise StartError(f"The reply of {where.url} is not whole: {result.finish_reason}.", "Ask again.")
