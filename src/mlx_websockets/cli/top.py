@@ -49,8 +49,9 @@ def top(
 
 def show_once(address: Address, console: Console) -> None:
     """One reading, in plain lines."""
+    now = read(address)
     console.info(str(address))
-    console.table(rows(read(address)))
+    console.table(rows(now))
 
 
 def rows(now: Reading, before: Reading | None = None) -> list[Row]:
