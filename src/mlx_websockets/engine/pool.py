@@ -257,7 +257,6 @@ class PooledModel:
         self._pool.tell()
 
     def _fail(self, error: StartError) -> None:
-        logger.error("a model can't be loaded: %s", error.reason)
         self._failure = error
         asyncio.get_running_loop().call_later(FAILURE_SECONDS, self._forgive)
         self._settle_held()
@@ -466,8 +465,8 @@ class EnginePool:
             try:
                 if not model.is_loaded:
                     await model.bring_in(lambda model=model: self._make_room(model))  # type: ignore[misc]
-            except StartError:
-                pass  # those who wait for it are told
+            except StartError as error:  # those who wait for it are told
+                logger.error("a model can't be loaded: %s", error.reason)
             except Exception:
                 logger.exception("loading a model failed")
             finally:
