@@ -25,7 +25,7 @@ def install(
     if found.origins["token"].kind in ("flag", "environment"):
         raise UsageError(
             "A service has no place for a token that only this command is told.",
-            "Put it into a file and name that with --token-file, or leave it out: `mlx token` shows the one it uses then.",
+            "Put it into a file, and name that with --token-file. Left out, it is the one that `mlx token` shows.",
         )
     wanted: Plan = plan(found.flags(), Path.cwd())
     keeper, console = manager(), Console(sys.stdout)
