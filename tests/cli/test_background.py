@@ -3,10 +3,12 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -102,6 +104,64 @@ def test_a_background_server_is_started_shown_restarted_and_stopped(mlx, flags):
     assert (stopped.returncode, stopped.stdout.splitlines()[-1]) == (0, "✓ Stopped")
     assert "✓ Server stopped" in mlx("background", "logs", again["id"][:6], "-n", "1").stdout
     assert mlx.servers() == []
+
+
+class Caller:
+    """Connects to a port again and again, and counts how that went."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.answered = 0
+        self.failures: list[str] = []
+        self.is_done = threading.Event()
+        self.thread = threading.Thread(target=self._call)
+
+    def _call(self) -> None:
+        while not self.is_done.is_set():
+            try:
+                with socket.create_connection(("127.0.0.1", self.port), timeout=10) as peer:
+                    peer.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                    assert peer.recv(64).startswith(b"HTTP/1.1 200")
+                    self.answered += 1
+            except (OSError, AssertionError) as error:
+                self.failures.append(repr(error))
+
+    def __enter__(self) -> "Caller":
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.is_done.set()
+        self.thread.join()
+
+
+def test_nobody_who_connects_during_a_restart_is_refused(mlx, flags):
+    mlx("background", "serve", *flags, "--port", "0")
+    (server,) = mlx.servers()
+
+    with Caller(server["port"]) as caller:
+        restarted = mlx("background", "restart")
+
+    assert (restarted.returncode, caller.failures) == (0, [])
+    assert caller.answered > 10
+    (again,) = mlx.servers()
+    assert (again["port"], again["pid"] != server["pid"]) == (server["port"], True)
+
+
+def test_an_heir_that_cannot_start_leaves_the_old_server_serving(mlx, tiny_gemma3, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_gemma3, model)
+    mlx("background", "serve", "--model", str(model), "--host", "localhost", "--port", "0")
+    (server,) = mlx.servers()
+    shutil.rmtree(model)
+
+    restarted = mlx("background", "restart")
+
+    assert restarted.returncode == 5
+    assert [each["pid"] for each in mlx.servers() if each["state"] == "ready"] == [server["pid"]]
+    with Caller(server["port"]) as caller:
+        until(lambda: caller.answered)
+    assert caller.failures == []
 
 
 def test_two_started_at_once_run_side_by_side_and_a_bystander_survives_stop_all(mlx, flags):

@@ -1,6 +1,7 @@
 """`mlx background`: a server without a terminal. Starts it, stops it, says how it is."""
 
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from mlx_websockets.cli.choice import Choice, choose
 from mlx_websockets.cli.console import Console, print_json
 from mlx_websockets.cli.flags import AsJson, Every, Given, Id, Port, takes_settings
 from mlx_websockets.cli.sources import resolve
-from mlx_websockets.daemon.process import Launch
+from mlx_websockets.daemon.process import LOOK_SECONDS, POLITE_SECONDS, Launch
 from mlx_websockets.daemon.records import Record, Records
 from mlx_websockets.server.addresses import addresses_of
 
@@ -32,21 +33,41 @@ def serve(given: Given, as_json: AsJson = False) -> None:
     _start(_console(as_json), Records.of_this_user(), resolved.flags(), Path.cwd(), as_json=as_json)
 
 
-def _start(console: Console, records: Records, flags: Sequence[str], folder: Path, *, as_json: bool) -> None:
+def _start(
+    console: Console,
+    records: Records,
+    flags: Sequence[str],
+    folder: Path,
+    *,
+    as_json: bool,
+    heir_of: Record | None = None,
+) -> None:
     records.clean()
-    launch = Launch(records, flags, folder=folder)
+    launch = Launch(records, flags, folder=folder, heir_of=heir_of)
     try:
         record = launch.wait(_Told(console).pass_on)
     except KeyboardInterrupt:
         console.over_echo()
         console.info(f"It goes on in the background, with the id {launch.id}.\nmlx status says how far it is.")
         raise SystemExit(INTERRUPTED) from None
+    if heir_of is not None:
+        _see_off(console, records, heir_of)
     if as_json:
         import msgspec
 
         print_json(msgspec.to_builtins(record))
     else:
         _tell_started(console, record)
+
+
+def _see_off(console: Console, records: Records, old: Record) -> None:
+    """Wait a while for a server that leaves because its heir serves."""
+    deadline = time.monotonic() + POLITE_SECONDS
+    while records.is_held(old.id):
+        if time.monotonic() > deadline:
+            console.info(f"The old server, process {old.pid}, still ends its replies")
+            return
+        time.sleep(LOOK_SECONDS)
 
 
 class _Told:
@@ -82,7 +103,7 @@ def _places(record: Record) -> list[tuple[str, str]]:
 
 
 def restart(id: Id = None, port: Port = None, as_json: AsJson = False) -> None:
-    """End a server, and start one with the same flags on the same port.
+    """Start a server with the same flags on the same port; the old one goes on until it is ready, then leaves.
 
     Raises:
         NotRunning: there is none.
@@ -91,9 +112,12 @@ def restart(id: Id = None, port: Port = None, as_json: AsJson = False) -> None:
     """
     records, console = Records.of_this_user(), _console(as_json)
     (old,) = choose(records.found(), Choice(id, port), only_background=True)
-    stopping.end_and_tell(console, records, [old])
+    can_hand_over = old.state == "ready" and records.door_of(old.id).exists()
+    if not can_hand_over:
+        stopping.end_and_tell(console, records, [old])
     flags = [flag for flag in old.arguments if not flag.startswith("--port=")]
-    _start(console, records, [*flags, f"--port={old.port}"], Path(old.folder), as_json=as_json)
+    heir_of = old if can_hand_over else None
+    _start(console, records, [*flags, f"--port={old.port}"], Path(old.folder), as_json=as_json, heir_of=heir_of)
 
 
 # --- stop -----------------------------------------------------------------------------

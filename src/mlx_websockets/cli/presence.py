@@ -37,6 +37,11 @@ class Presence:
                 logger.warning("the server's record can't be changed: %s", error)
         service.notify("READY=1")
 
+    @property
+    def door(self) -> Path | None:
+        """Where an heir asks for our listening sockets."""
+        return Records.of_this_user().door_of(self._held.record.id) if self._held is not None else None
+
     def stopping(self) -> None:
         """A stop was asked for."""
         service.notify("STOPPING=1")

@@ -52,9 +52,11 @@ async def _serve(settings: Settings, console: Console, presence: "Presence", ent
     """Whether it was ready before it was stopped."""
     import asyncio
 
+    from mlx_websockets.daemon.handover import inherited, offering
     from mlx_websockets.server.run import Stop, serve
 
     stop = Stop()
+    inheritance = inherited()
     engine = _pool(settings)
     view = ServerView(console, settings, engine.status, entrance)
     farewell = asyncio.create_task(_say_farewell(stop.is_wanted, view, presence), name="farewell")
@@ -62,9 +64,20 @@ async def _serve(settings: Settings, console: Console, presence: "Presence", ent
     def serving(addresses: "Addresses") -> None:
         view.serving(addresses)
         presence.serving(addresses)
+        if inheritance is not None:
+            inheritance.say_ready()
 
     try:
-        return await serve(settings, engine, serving, on_progress=view.loading, stop=stop, access=entrance.access)
+        return await serve(
+            settings,
+            engine,
+            serving,
+            on_progress=view.loading,
+            stop=stop,
+            access=entrance.access,
+            inherited=inheritance.sockets if inheritance is not None else (),
+            around=lambda sockets: offering(presence.door, sockets, stop.ask_for_heir),
+        )
     finally:
         farewell.cancel()
         view.ended()

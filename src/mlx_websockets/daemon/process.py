@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 
+from mlx_websockets.daemon.handover import HEIR_VARIABLE
 from mlx_websockets.daemon.log import LOG_VARIABLE, Follower, last_lines
 from mlx_websockets.daemon.records import (
     STATE_VARIABLE,
@@ -52,7 +53,13 @@ class Launch:
     """
 
     def __init__(
-        self, records: Records, arguments: Sequence[str], *, folder: Path, command: Sequence[str] = SERVE_COMMAND
+        self,
+        records: Records,
+        arguments: Sequence[str],
+        *,
+        folder: Path,
+        command: Sequence[str] = SERVE_COMMAND,
+        heir_of: Record | None = None,
     ) -> None:
         """Start it, in a session of its own; whatever ends this process or its terminal does not end it.
 
@@ -61,6 +68,7 @@ class Launch:
             arguments: flags of `mlx serve`.
             folder: where it is to run; relative paths among the flags start there.
             command: the program; the flags are appended.
+            heir_of: the server whose listening sockets it takes over; that one leaves once it is ready.
 
         Raises:
             StartError: the system can't start a process, or there is no place for its log.
@@ -68,6 +76,7 @@ class Launch:
         self.id = new_id()
         self.log = records.log_of(self.id)
         self._records = records
+        self._heir_of = heir_of
         try:
             make_private(records.logs)
             self._process = self._spawn([*command, *arguments], folder)
@@ -118,6 +127,7 @@ class Launch:
             INSTANCE_VARIABLE: self.id,
             LOG_VARIABLE: str(self.log),
             STATE_VARIABLE: str(self._records.servers.parent),
+            HEIR_VARIABLE: str(self._records.door_of(self._heir_of.id)) if self._heir_of is not None else "",
         }
 
     def _failure(self, status: int, record: Record | None) -> StartError:

@@ -33,7 +33,7 @@ UNFINISHED_KEPT_SECONDS = 60.0
 LOG_KEPT_SECONDS = 7 * 24 * 3600.0
 
 _ID = re.compile(r"[0-9a-f]{12}", re.ASCII)
-_OUR_NAME = re.compile(r"[0-9a-f]{12}\.(json|new|log(\.[0-9]+)?)", re.ASCII)
+_OUR_NAME = re.compile(r"[0-9a-f]{12}\.(json|new|sock|log(\.[0-9]+)?)", re.ASCII)
 _TRIES = 20
 
 
@@ -144,6 +144,10 @@ class Records:
             raise ValueError(f"{id!r} is no id of a server")
         return self.servers / f"{id}.json"
 
+    def door_of(self, id: str) -> Path:
+        """Where the server with this id hands over its sockets."""
+        return self.path_of(id).with_suffix(".sock")
+
     def log_of(self, id: str) -> Path:
         return self.logs / self.path_of(id).with_suffix(".log").name
 
@@ -190,6 +194,8 @@ class Records:
 
     def _swept(self, path: Path, everything: bool, now: float) -> bool:
         """Whether this was a leftover, and is gone."""
+        if path.suffix == ".sock":
+            return not self.is_held(path.stem) and _removed(path)
         is_unfinished = path.suffix == ".new"
         if not (_age(path, now) > UNFINISHED_KEPT_SECONDS if is_unfinished else everything):
             return False

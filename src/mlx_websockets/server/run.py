@@ -104,6 +104,8 @@ async def serve(
     limits: Limits | None = None,
     stop: Stop | None = None,
     access: Access = Access(),
+    inherited: Sequence[socket.socket] = (),
+    around: "Callable[[list[socket.socket]], contextlib.AbstractAsyncContextManager[None]] | None" = None,
 ) -> bool:
     """Load the model and serve until a signal comes, or `stop` is asked for.
 
@@ -112,6 +114,8 @@ async def serve(
         on_progress: told how far the model's loading is.
         limits: how patient the server is; if not given, as the settings say.
         access: what other machines have to show, and how connections are encrypted.
+        inherited: sockets that listen already, those for encrypted connections last.
+        around: entered with all listening sockets while connections are accepted.
 
     Returns:
         False if it was stopped before it was ready.
@@ -123,8 +127,9 @@ async def serve(
     limits = limits or Limits.of(settings)
     if settings.mdns:
         check_available()
-    sockets = bind(settings)
-    secure = _bind_secure(settings, sockets) if access.tls is not None else []
+    sockets, secure = _split(inherited) if inherited else (bind(settings), [])
+    if access.tls is not None and not secure:
+        secure = _bind_secure(settings, sockets)
     with stop.on_signals():
         try:
             limits = _within_descriptors(limits)
@@ -136,12 +141,20 @@ async def serve(
             addresses = _addresses(settings, sockets, secure)
             server = _Server(config, app.state.house, stop, lambda: announce(addresses), secure, access.tls)
             about = {"version": own_version(), "model": engine.model_id} if settings.mdns else None
-            await _serve_until_stopped(server, app.state.house, sockets, addresses, about)
+            async with around([*sockets, *secure]) if around is not None else contextlib.nullcontext():
+                await _serve_until_stopped(server, app.state.house, sockets, addresses, about)
             return True
         finally:
             for each in (*sockets, *secure):
                 each.close()
             await _end_engine(engine, limits)
+
+
+def _split(inherited: Sequence[socket.socket]) -> tuple[list[socket.socket], list[socket.socket]]:
+    """Those for plain connections, which have one port, and those for encrypted ones, which have another."""
+    port = inherited[0].getsockname()[1]
+    plain = [each for each in inherited if each.getsockname()[1] == port]
+    return plain, [each for each in inherited if each not in plain]
 
 
 def _bind_secure(settings: Settings, beside: list[socket.socket]) -> list[socket.socket]:
