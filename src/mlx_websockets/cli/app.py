@@ -48,6 +48,7 @@ COMMANDS = {
     "ask": Command("Ask a server something, with or without pictures.", "ask:ask"),
     "chat": Command("Talk with a model, in turns.", "chat:chat"),
     "watch": Command("Have a camera, the screen, a video or drawn scenes described, line by line.", "watch:watch"),
+    "bench": Command("Measure how fast a server answers one peer, and many at once.", "bench:bench"),
     "serve": Command("Load a model and serve it, in this terminal.", "serve:serve"),
     "background serve": Command("Start a server that goes on when this terminal is closed.", "background:serve"),
     "background stop": Command("Stop a background server.", "background:stop"),
