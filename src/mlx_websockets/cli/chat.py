@@ -185,8 +185,9 @@ class Chat:
         self.notes.success("Forgotten. What is /set stays.")
 
     def help(self, argument: str) -> None:
-        self.out.table([(f"/{name} {each.takes}".rstrip(), each.summary) for name, each in COMMANDS.items()])
-        self.out.table([("/bye", "Leave; Ctrl+D does so too."), ("Ctrl+C", "Stop the reply; twice: leave.")])
+        commands = [(f"/{name} {each.takes}".rstrip(), each.summary) for name, each in COMMANDS.items()]
+        leaving = [("/bye", "Leave; Ctrl+D does so too."), ("Ctrl+C", "Stop the reply; twice: leave.")]
+        self.out.table([*commands, *leaving])
 
     # --- inside -------------------------------------------------------------------------
 
