@@ -148,7 +148,7 @@ def exit_codes() -> str:
     lines.append(f"| {errors.StartError.exit_code} | Anything that has no status of its own, a bug included. |")
     kinds = sorted(set(errors.START_ERRORS.values()) - {errors.StartError}, key=lambda kind: kind.exit_code)
     lines += [f"| {kind.exit_code} | {' '.join((kind.__doc__ or '').split())} |" for kind in kinds]
-    lines.append(f"| {INTERRUPTED} | Ctrl-C before the server was ready. |")
+    lines.append(f"| {INTERRUPTED} | Ctrl-C before it was done. |")
     return "\n".join(lines) + "\n"
 
 
