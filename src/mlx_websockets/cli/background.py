@@ -12,7 +12,7 @@ from mlx_websockets.cli.choice import Choice, choose
 from mlx_websockets.cli.console import Console, print_json
 from mlx_websockets.cli.flags import AsJson, Every, Given, Id, Port, takes_settings
 from mlx_websockets.cli.sources import resolve
-from mlx_websockets.daemon.process import LOOK_SECONDS, POLITE_SECONDS, Launch
+from mlx_websockets.daemon.process import LOOK_SECONDS, Launch, patience
 from mlx_websockets.daemon.records import Record, Records
 from mlx_websockets.server.addresses import addresses_of
 
@@ -62,7 +62,7 @@ def _start(
 
 def _see_off(console: Console, records: Records, old: Record) -> None:
     """Wait a while for a server that leaves because its heir serves."""
-    deadline = time.monotonic() + POLITE_SECONDS
+    deadline = time.monotonic() + patience([old])
     while records.is_held(old.id):
         if time.monotonic() > deadline:
             console.info(f"The old server, process {old.pid}, still ends its replies")

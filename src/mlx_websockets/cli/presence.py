@@ -93,4 +93,5 @@ def _record(settings: Settings, arguments: Sequence[str], log: Path | None) -> R
         version=__version__,
         arguments=list(arguments),
         folder=str(Path.cwd()),
+        drain_seconds=settings.drain_seconds,
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from mlx_websockets.cli.choice import Choice, choose, named
 from mlx_websockets.cli.console import Console, print_json
 from mlx_websockets.cli.flags import AsJson, Every, Id, Port
-from mlx_websockets.daemon.process import POLITE_SECONDS, end
+from mlx_websockets.daemon.process import end, patience
 from mlx_websockets.daemon.records import Record, Records
 
 TELL_EVERY_SECONDS = 2
@@ -39,12 +39,12 @@ def end_and_tell(console: Console, records: Records, chosen: Sequence[Record]) -
 
     def still_waiting(seconds: float) -> None:
         if int(seconds) % TELL_EVERY_SECONDS == 0:
-            console.info(f"It is ending its work: {int(seconds)} of {POLITE_SECONDS:.0f} s")
+            console.info(f"It is ending its work: {int(seconds)} of {patience(chosen):.0f} s")
 
     for record in chosen:
         console.info(f"Stopping {named(record)}")
     killed = end(records, chosen, on_wait=still_waiting)
     for record in killed:
-        console.warning(f"The server on port {record.port} did not leave within {POLITE_SECONDS:.0f} s: killed")
+        console.warning(f"The server on port {record.port} did not leave within {patience(chosen):.0f} s: killed")
     console.success("Stopped" if len(chosen) == 1 else f"Stopped {len(chosen)} servers")
     return killed

@@ -12,10 +12,8 @@ import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 
+from mlx_websockets.daemon.process import HEIR_VARIABLE
 from mlx_websockets.errors import StartError
-
-HEIR_VARIABLE = "MLX_WS_HEIR_OF"
-"""Tells a new server where the old one hands over."""
 
 MAX_SOCKETS = 16
 TAKE_SECONDS = 5.0

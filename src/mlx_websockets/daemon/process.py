@@ -15,7 +15,6 @@ from pathlib import Path
 
 import psutil
 
-from mlx_websockets.daemon.handover import HEIR_VARIABLE
 from mlx_websockets.daemon.log import LOG_VARIABLE, Follower, last_lines
 from mlx_websockets.daemon.records import (
     STATE_VARIABLE,
@@ -29,11 +28,14 @@ from mlx_websockets.daemon.records import (
 from mlx_websockets.errors import START_ERRORS, StartError
 
 INSTANCE_VARIABLE = "MLX_WS_INSTANCE"
+HEIR_VARIABLE = "MLX_WS_HEIR_OF"
+"""Where a server that is to take another's place gets the listening sockets."""
 # -P: a file of the current folder must not pass for a module that the server imports.
 SERVE_COMMAND = (sys.executable, "-P", "-m", "mlx_websockets", "serve")
 """The server's flags are appended."""
 
-POLITE_SECONDS = 10.0
+POLITE_SECONDS = 8.0
+"""Beyond the time that its replies may take."""
 FIRM_SECONDS = 5.0
 LOOK_SECONDS = 0.05
 SHOWN_LINES = 10
@@ -175,18 +177,23 @@ def process_of(records: Records, record: Record) -> psutil.Process | None:
     return process if records.is_held(record.id) else None
 
 
+def patience(chosen: Sequence[Record]) -> float:
+    """How many seconds these servers may take to leave by themselves."""
+    return POLITE_SECONDS + max((record.drain_seconds for record in chosen), default=0.0)
+
+
 def end(
     records: Records,
     chosen: Sequence[Record],
     *,
     on_wait: Callable[[float], None] = lambda seconds: None,
-    polite_seconds: float = POLITE_SECONDS,
+    polite_seconds: float | None = None,
 ) -> list[Record]:
     """End these servers: ask all of them, wait, kill those that don't leave.
 
     Args:
         on_wait: told about each second how many have passed.
-        polite_seconds: how long one may take to leave by itself.
+        polite_seconds: how long one may take to leave by itself; `patience` if not given.
 
     Returns:
         Those that had to be killed.
@@ -197,7 +204,7 @@ def end(
     leaving = [_Leaving(records, record) for record in chosen]
     for each in leaving:
         each.signal(signal.SIGTERM)
-    _wait(leaving, polite_seconds, on_wait)
+    _wait(leaving, patience(chosen) if polite_seconds is None else polite_seconds, on_wait)
     stubborn = [each for each in leaving if not each.is_gone]
     for each in stubborn:
         each.kill()

@@ -49,6 +49,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         reason, hint, exit_code: why it failed, if it did.
         arguments: the flags of `mlx serve` that start another one like it; never a secret.
         folder: what relative paths among them are relative to.
+        drain_seconds: how long its replies may go on when it stops.
     """
 
     id: str
@@ -68,6 +69,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     version: str = ""
     arguments: list[str] = []
     folder: str = ""
+    drain_seconds: float = 2.0
 
 
 def new_id() -> str:

@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TICK_SECONDS = 0.02
+SETTLING_TURNS = 5
 DESCRIPTORS = 10_240
 KEPT_DESCRIPTORS = 32
 """For what is not a peer's: the worker, the log, the listeners, what a library opens for a moment."""
@@ -291,8 +292,7 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Tell everybody, let what runs finish for a while, then end all of it."""
-        for each in self.servers:
-            each.close()
+        await self._stop_accepting()
         step, floor, farewell = self._house.limits.shutdown_step_seconds, self._house.floor, self._stop.farewell
         drain_seconds = self._house.limits.drain_seconds
         for guest in floor.guests:
@@ -305,6 +305,17 @@ class _Server(uvicorn.Server):
         for connection in list(self.server_state.connections):
             connection.transport.abort()
         await super().shutdown(sockets)
+
+    async def _stop_accepting(self) -> None:
+        """Close our listening sockets, and lose none of the connections that were taken from them just now."""
+        loop = asyncio.get_running_loop()
+        for server in self.servers:
+            for each in server.sockets:
+                loop.remove_reader(each.fileno())
+        for _ in range(SETTLING_TURNS):  # asyncio drops a connection whose server is closed before it is set up
+            await asyncio.sleep(0)
+        for server in self.servers:
+            server.close()
 
     async def _until(self, holds: Callable[[], bool], seconds: float) -> None:
         """Wait until it holds, at most so long, and not at all if it is urgent."""
