@@ -1,4 +1,6 @@
 import io
+import subprocess
+import sys
 
 from mlx_websockets.cli.console import Console, LoadingDisplay, size
 
@@ -66,3 +68,21 @@ def test_a_download_is_told_at_every_quarter_and_a_stage_once():
 
 def test_sizes_are_said_as_a_person_would():
     assert [size(0), size(87_400_000), size(2_612_000_000)] == ["0 kB", "87 MB", "2.61 GB"]
+
+
+def test_a_server_s_words_may_be_lost_and_another_command_s_may_not():
+    program = (
+        "import sys; from mlx_websockets.cli.console import Console;"
+        "console = Console(sys.stdout, is_optional={}); console.info('a'); console.info('b');"
+        "print('c', file=sys.stderr)"
+    )
+
+    def told(is_optional: bool) -> tuple[int, str]:
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [sys.executable, "-c", program.format(is_optional)], stdout=full, stderr=subprocess.PIPE, text=True
+            )
+        return done.returncode, done.stderr.splitlines()[-1]
+
+    assert told(is_optional=True) == (0, "c")
+    assert told(is_optional=False)[0] != 0

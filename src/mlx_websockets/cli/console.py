@@ -30,10 +30,19 @@ class Console:
         is_terminal: a person reads it, and nothing keeps it.
         is_fancy: colours are wanted: it is a terminal, and nobody set NO_COLOR.
         is_busy: something else writes to the terminal meanwhile, so nothing may move on it.
+        is_optional: what can't be written is lost: a server outlives a full disk and a terminal that is gone.
     """
 
-    def __init__(self, stream: TextIO, environment: Mapping[str, str] = os.environ, *, is_busy: bool = False) -> None:
+    def __init__(
+        self,
+        stream: TextIO,
+        environment: Mapping[str, str] = os.environ,
+        *,
+        is_busy: bool = False,
+        is_optional: bool = False,
+    ) -> None:
         self.is_busy = is_busy
+        self.is_optional = is_optional
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that knows no ✓ shows a question mark
         self._stream = stream
@@ -111,8 +120,14 @@ class Console:
         self._write("\n".join([f"{shown} {first}", *(f"  {line}" for line in more)]))
 
     def _write(self, text: str) -> None:
-        self._stream.write(text + "\n")
-        self._stream.flush()
+        try:
+            self._stream.write(text + "\n")
+            self._stream.flush()
+        except OSError:
+            if not self.is_optional:
+                raise
+            # From here on to nowhere, lest what the stream still holds fail again when the program ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
 
 class LoadingDisplay:

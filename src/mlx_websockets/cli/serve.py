@@ -41,10 +41,11 @@ def serve(given: Given) -> None:
 
     with present(settings, resolved.flags()) as presence:
         if file := resolved.folder_file:
-            Console(sys.stdout).info(f"Settings from {file}; `mlx config show --origin` says which")
+            Console(sys.stdout, is_optional=True).info(f"Settings from {file}; `mlx config show --origin` says which")
         entrance = way_in(settings)
         logs.set_up(settings.debug, settings.log_format)
-        if not asyncio.run(_serve(settings, Console(sys.stdout, is_busy=settings.debug), presence, entrance)):
+        console = Console(sys.stdout, is_busy=settings.debug, is_optional=True)
+        if not asyncio.run(_serve(settings, console, presence, entrance)):
             raise KeyboardInterrupt
 
 
