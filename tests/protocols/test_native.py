@@ -287,7 +287,7 @@ def test_a_refusal_has_a_code_and_a_path(message: object, code: str, path: str) 
     "text", ["[" * 100_000, '\\"' + "{[" * 100, "]}" * 9, "\\\\"], ids=["open", "quoted", "closed", "escape"]
 )
 def test_brackets_inside_a_string_nest_nothing(text: str) -> None:
-    message = '{"type": "text_input", "content": "%s", "x": %s}' % (text, "[" * 63 + "]" * 63)
+    message = f'{{"type": "text_input", "content": "{text}", "x": {"[" * 63 + "]" * 63}}}'
 
     [event] = NativeProtocol().parse(message)
 
@@ -295,7 +295,7 @@ def test_brackets_inside_a_string_nest_nothing(text: str) -> None:
 
 
 def test_many_brackets_side_by_side_nest_nothing() -> None:
-    message = '{"type": "ping", "x": [%s]}' % ",".join(["[]"] * 1000)
+    message = f'{{"type": "ping", "x": [{",".join(["[]"] * 1000)}]}}'
 
     assert NativeProtocol().parse(message) == [Ping()]
 
