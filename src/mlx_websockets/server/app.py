@@ -8,7 +8,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from mlx_websockets.metrics import Metrics
-from mlx_websockets.server import http
+from mlx_websockets.server import http, page
 from mlx_websockets.server.connection import Connection
 from mlx_websockets.server.desk import House
 from mlx_websockets.server.floor import Engine, Floor
@@ -60,6 +60,7 @@ def create_app(settings: Settings, engine: Engine, limits: Limits = Limits(), *,
             WebSocketRoute("/", talk),
             WebSocketRoute("/ws", talk),
             Route("/", http.greeting),
+            *(Route(path, page.page_file) for path in sorted(page.PATHS)),
             Route("/healthz", http.healthz),
             Route("/readyz", http.readyz),
             Route("/metrics", http.metrics),

@@ -14,12 +14,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mlx_websockets.server.page import PATHS
 from mlx_websockets.server.tokens import Guesses, is_right, shown_token, without_token
 
 Headers = Iterable[tuple[bytes, bytes]]
 
-OPEN_PATHS = frozenset({"/healthz"})
-"""What whoever watches over the server may ask without a token."""
+OPEN_PATHS = PATHS | {"/healthz"}
+"""What needs no token: the page's files, which hold no secret, and what whoever watches over the server asks."""
 
 _AUTHORITY = re.compile(r"(?P<host>\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::(?P<port>[0-9]{1,5}))?", re.ASCII)
 _ORIGIN = re.compile(r"https?://(?P<authority>[^/?#@]+)", re.ASCII)

@@ -9,12 +9,15 @@ from starlette.websockets import WebSocket
 
 from mlx_websockets.metrics import CONTENT_TYPE
 from mlx_websockets.protocols.native_schema import SUBPROTOCOL
+from mlx_websockets.server import page
 from mlx_websockets.server.addresses import url
 from mlx_websockets.server.gate import Gate, Refusal, passed
 
 
 async def greeting(request: Request) -> Response:
-    """For a person who opened the address in a browser."""
+    """The page for a browser, a few words for everybody else."""
+    if page.wants_page(request):
+        return page.answer(request, "index.html")
     is_secure = request.url.scheme == "https"
     port = request.url.port or (443 if is_secure else 80)
     address = url(request.url.hostname or "localhost", port, "wss" if is_secure else "ws")

@@ -1,0 +1,497 @@
+/** The page: one connection, one source of frames, one talk. */
+
+import { connect } from "./client.js";
+import { Meters } from "./meters.js";
+import { Source, cameras, jpeg, smaller } from "./sources.js";
+import { Speaker, Talk, element, thumbnail } from "./talk.js";
+
+const FULL_BYTES = 256 * 1024;
+const MAX_OPEN_FRAMES = 10;
+const MAX_PICTURES = 8;
+const MAX_LOGGED = 500;
+const NOTICE_MS = 6000;
+const RATES = [0.5, 1, 2, 5, 10, 15];
+const PRESETS = ["Describe what you see.", "What colour is it?", "How many objects are there?", "Which shape is it?", "Read the text."];
+const SETTINGS = {
+  temperature: ["Temperature", "0 always takes the likeliest word", 0, 2, 0.1],
+  maxOutputTokens: ["Longest reply", "tokens, for text", 1, undefined, 1],
+  max_tokens_image: ["Longest description", "tokens, for pictures", 1, undefined, 1],
+  topP: ["Top P", "share of the likeliest words", 0, 1, 0.05],
+  topK: ["Top K", "how many words; 0 is all", 0, undefined, 1],
+  presencePenalty: ["Presence penalty", "against repetition", 0, 2, 0.1],
+  frequencyPenalty: ["Frequency penalty", "against repetition", 0, 2, 0.1],
+  seed: ["Seed", "empty: a fresh one each time", 0, undefined, 1],
+  candidateCount: ["Candidates", "always one", 1, 1, 1],
+  responseModalities: ["Modalities", "always text"],
+};
+const KEYS = [
+  ["?", "This list", () => open("keys")],
+  ["/", "Write a question", () => find("question").focus()],
+  ["p", "Change the prompt", () => find("prompt").focus()],
+  ["c", "Camera", () => find("source-camera").click()],
+  ["s", "Screen", () => find("source-screen").click()],
+  ["v", "Video file", () => find("source-video").click()],
+  ["d", "Drawn scene", () => find("source-scene").click()],
+  ["o", "Add a picture", () => find("pictures").click()],
+  ["n", "Newest only, on and off", () => find("newest").click()],
+  ["x", "Stop the stream", () => stopStream()],
+  [",", "Settings", () => open("settings")],
+  ["l", "Messages", () => open("log")],
+  ["e", "Export", () => open("export")],
+];
+
+/** @returns {any} */
+const find = (id) => document.getElementById(id);
+const speaker = new Speaker(find("speaker"));
+const talk = new Talk(find("entries"), speaker);
+const meters = new Meters(find);
+const source = new Source(find("video"));
+
+/** @type {import("./client.js").Client | undefined} */
+let mlx;
+let chosen = {}; // settings that differ from the server's, to be told again to a new session
+let attached = [];
+const replies = new Set();
+const frames = new Set();
+let frameNumber = 0;
+let streamNumber = 0;
+
+// --- the connection ---
+
+async function talkTo() {
+  const token = new URLSearchParams(location.search).get("token") ?? undefined;
+  const address = `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/ws`;
+  for (let wait = 500; ; wait = Math.min(2 * wait, 10_000)) {
+    showState("away", "Connecting");
+    try {
+      const client = await connect(address, { token });
+      client.addEventListener("state", ({ detail }) => client === mlx && changed(detail));
+      client.addEventListener("message", ({ detail }) => log(detail));
+      mlx = client;
+      return isOpen(true);
+    } catch (error) {
+      if (error.closeCode === 1008) return showState("closed", error.message);
+      await new Promise((resolve) => setTimeout(resolve, Math.random() * wait));
+    }
+  }
+}
+
+function changed({ state, resumed, reason }) {
+  if (state === "open") {
+    talk.note(resumed ? "Connected again; nothing was lost." : "Connected again. The server was restarted, so the talk begins anew.");
+    speaker.say("Connected again.");
+    isOpen(!resumed);
+  } else if (state === "away") {
+    showState("away", "Connecting again");
+    speaker.say("The connection is lost. Connecting again.");
+  } else {
+    showState("closed", reason);
+    stopStream();
+    refresh();
+  }
+}
+
+async function isOpen(isNew) {
+  showState("open", "Connected");
+  refresh();
+  if (!isNew) return;
+  try {
+    showSettings(await mlx.configure(chosen));
+    showModels(await mlx.models());
+  } catch (error) {
+    if (mlx.state === "open") tell(error.message);
+  }
+}
+
+function showState(state, text) {
+  find("state").dataset.state = state;
+  find("state-text").textContent = text;
+}
+
+function showModels(models) {
+  const before = find("model").value;
+  const options = models.map(({ id, vision, state }) => {
+    const kind = vision === false ? " (text)" : "";
+    const option = element("option", "", id + kind + (state === "ready" ? "" : ` – ${state}`));
+    option.value = id;
+    return option;
+  });
+  find("model").replaceChildren(...options);
+  if (models.some(({ id }) => id === before)) find("model").value = before;
+  find("model").disabled = models.length < 2;
+}
+
+const model = () => (find("model").selectedIndex > 0 ? { model: find("model").value } : {});
+
+function refresh() {
+  const isThere = mlx?.state === "open";
+  find("send").disabled = !isThere;
+  find("stop").disabled = !replies.size;
+  find("source-stop").disabled = !source.isRunning;
+  find("invitation").hidden = source.isRunning;
+  find("look").disabled = !source.isRunning;
+  for (const name of ["camera", "screen", "video", "scene"]) {
+    find(`source-${name}`).setAttribute("aria-pressed", String(source.name === name));
+  }
+}
+
+// --- asking ---
+
+async function ask() {
+  const text = find("question").value.trim();
+  if (!text || mlx?.state !== "open") return find("question").focus();
+  const pictures = attached;
+  const now = find("look").checked && source.picture();
+  if (now) pictures.push(await jpeg(now));
+  attach([]);
+  find("question").value = "";
+  talk.you(text, pictures);
+  await follow(() => mlx.ask(text, { images: pictures, history: find("history").checked || undefined, ...model() }));
+}
+
+async function follow(begin) {
+  const shown = talk.reply();
+  let reply;
+  try {
+    reply = begin();
+    replies.add(reply);
+    refresh();
+    for await (const delta of reply) shown.add(delta);
+    const result = await reply.result;
+    shown.end(result);
+    meters.note(result);
+  } catch (error) {
+    shown.fail(error);
+  } finally {
+    replies.delete(reply);
+    refresh();
+  }
+}
+
+function stopReplies() {
+  for (const reply of replies) reply.cancel();
+}
+
+async function startAnew() {
+  const before = mlx;
+  mlx = undefined;
+  before?.close();
+  talk.clear();
+  await talkTo();
+}
+
+// --- pictures to send along ---
+
+function attach(pictures) {
+  attached = pictures;
+  const items = pictures.map((picture, at) => {
+    const item = element("li");
+    const remove = element("button", "", "×");
+    remove.type = "button";
+    remove.setAttribute("aria-label", `Remove picture ${at + 1}`);
+    remove.addEventListener("click", () => {
+      attach(attached.filter((each) => each !== picture));
+      find("question").focus();
+    });
+    item.append(thumbnail(picture), remove);
+    return item;
+  });
+  find("attached").replaceChildren(...items);
+}
+
+async function take(files) {
+  const film = files.find((file) => file.type.startsWith("video/"));
+  if (film) return begin(() => source.film(film));
+  const images = files.filter((file) => file.type.startsWith("image/"));
+  if (!images.length) return tell("That is neither a picture nor a video.");
+  try {
+    const pictures = await Promise.all(images.map(smaller));
+    attach([...attached, ...pictures].slice(0, MAX_PICTURES));
+    if (!find("question").value) find("question").value = "Describe what you see.";
+    find("question").focus();
+    speaker.say(pictures.length === 1 ? "Picture added." : `${pictures.length} pictures added.`);
+  } catch (error) {
+    tell(error.message);
+  }
+}
+
+// --- the stream ---
+
+async function begin(start) {
+  try {
+    await start();
+  } catch (error) {
+    if (error.name !== "NotAllowedError") tell(error.message);
+    else tell("The browser was not allowed to.");
+    return refresh();
+  }
+  find("video").classList.toggle("mirrored", source.name === "camera" && source.facing === "user");
+  find("caption").hidden = true;
+  find("cameras").hidden = source.name !== "camera";
+  if (source.name === "camera") await listCameras();
+  refresh();
+  pump(++streamNumber);
+}
+
+function stopStream() {
+  if (!source.isRunning) return;
+  if (mlx?.state === "open") mlx.cancel({ source: source.name });
+  source.stop();
+  streamNumber += 1;
+  find("cameras").hidden = true;
+  find("caption").hidden = true;
+  refresh();
+}
+
+async function pump(number) {
+  for (let due = performance.now(); number === streamNumber; ) {
+    if (mlx?.state === "open" && mlx.bufferedAmount < FULL_BYTES && mlx.unsent === 0 && frames.size < MAX_OPEN_FRAMES) {
+      await sendFrame().catch((error) => tell(error.message));
+    }
+    due = Math.max(due + 1000 / RATES[find("rate").value], performance.now());
+    await new Promise((resolve) => setTimeout(resolve, due - performance.now()));
+  }
+}
+
+async function sendFrame() {
+  const picture = source.picture();
+  if (!picture) return;
+  const { name } = source;
+  const capturedAt = Date.now() / 1000;
+  const file = await jpeg(picture, 0.8);
+  if (name !== source.name || mlx?.state !== "open") return;
+  const reply = mlx.show(file, {
+    source: name,
+    prompt: find("prompt").value.trim() || PRESETS[0],
+    frameId: ++frameNumber,
+    capturedAt,
+    policy: find("newest").checked ? "latest" : "queue",
+    ...model(),
+  });
+  meters.count("sent");
+  frames.add(reply);
+  void read(reply, name, capturedAt);
+}
+
+async function read(reply, name, capturedAt) {
+  try {
+    const caption = find("caption");
+    let said = "";
+    for await (const delta of reply) {
+      said += delta;
+      if (name !== source.name) continue;
+      caption.textContent = said;
+      caption.hidden = false;
+    }
+    const result = await reply.result;
+    if (result.dropped) return meters.count(result.dropped === "superseded" ? "superseded" : "dropped");
+    if (result.finishReason === "cancelled") return meters.count("dropped");
+    meters.count("analysed");
+    meters.note(result);
+    talk.seen(name, result, capturedAt);
+  } catch (error) {
+    meters.count("dropped");
+    if (error.name === "ReplyError" && !error.retryable) {
+      tell(error.message);
+      stopStream();
+    }
+  } finally {
+    frames.delete(reply);
+  }
+}
+
+async function listCameras() {
+  const options = (await cameras()).map(({ deviceId, label }, at) => {
+    const option = element("option", "", label || `Camera ${at + 1}`);
+    option.value = deviceId;
+    return option;
+  });
+  const current = find("video").srcObject?.getVideoTracks()[0]?.getSettings().deviceId;
+  find("camera").replaceChildren(...options);
+  if (current) find("camera").value = current;
+}
+
+// --- panels ---
+
+function open(id) {
+  if (document.querySelector("dialog[open]")) return;
+  if (id === "log") redrawLog();
+  find(id).showModal();
+}
+
+function showSettings(current) {
+  const fields = Object.entries(SETTINGS).map(([name, [title, hint, least, most, step]]) => {
+    const label = element("label", "", title);
+    const input = element("input");
+    label.append(" ", element("small", "", hint), input);
+    const isFixed = name === "candidateCount" || name === "responseModalities";
+    Object.assign(input, { name, type: least === undefined ? "text" : "number", readOnly: isFixed });
+    if (!isFixed) Object.assign(input, { min: least, max: most ?? "", step });
+    input.value = current[name] ?? "";
+    return label;
+  });
+  find("fields").replaceChildren(...fields);
+}
+
+async function applySettings() {
+  const wanted = { seed: null };
+  for (const { name, value, readOnly } of find("fields").querySelectorAll("input")) {
+    if (!readOnly && value !== "") wanted[name] = Number(value);
+  }
+  try {
+    showSettings(await mlx.configure(wanted));
+    chosen = wanted;
+    find("settings-trouble").textContent = "";
+    find("settings").close();
+    speaker.say("Settings applied.");
+  } catch (error) {
+    find("settings-trouble").textContent = error.message;
+  }
+}
+
+let logged = [];
+
+function log({ direction, message, bytes }) {
+  const text = JSON.stringify(message, (name, value) => {
+    if ((name === "image" || name === "frame") && value.length > 100) return `(${value.length} characters)`;
+    return name === "resume_token" || (name === "token" && message.type === "resume") ? "(secret)" : value;
+  });
+  logged.push({ at: new Date(), direction, text: message.images ? `${text.slice(0, 300)}… (${bytes} bytes)` : text });
+  logged = logged.slice(-MAX_LOGGED);
+  if (find("log").open && !find("hold").checked) redrawLog();
+}
+
+let isRedrawing = false;
+
+function redrawLog() {
+  if (isRedrawing) return;
+  isRedrawing = true;
+  requestAnimationFrame(() => {
+    isRedrawing = false;
+    const words = find("filter").value.toLowerCase().split(/[\s,]+/).filter(Boolean);
+    const shown = logged.filter(({ text }) => !words.length || words.some((word) => text.toLowerCase().includes(word)));
+    const lines = shown.map(({ at, direction, text }) => {
+      const line = element("li");
+      const time = `${at.toLocaleTimeString([], { hour12: false })}.${String(at.getMilliseconds()).padStart(3, "0")}`;
+      const kind = text.includes('"type":"error"') ? "bad" : direction;
+      line.append(element("time", "", time), element("span", kind, direction === "out" ? ">" : "<"), element("span", kind, text));
+      return line;
+    });
+    find("messages").replaceChildren(...lines);
+    find("messages").scrollTop = find("messages").scrollHeight;
+  });
+}
+
+function save(kind) {
+  const types = { md: "text/markdown", json: "application/json", srt: "application/x-subrip" };
+  const link = element("a");
+  link.href = URL.createObjectURL(new Blob([talk.exported(kind)], { type: types[kind] }));
+  link.download = `talk-${new Date().toISOString().slice(0, 19).replaceAll(":", "")}.${kind}`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}
+
+let noticeTimer;
+
+function tell(text) {
+  find("notice").textContent = text;
+  find("notice").hidden = false;
+  clearTimeout(noticeTimer);
+  noticeTimer = setTimeout(() => (find("notice").hidden = true), NOTICE_MS);
+}
+
+// --- hands ---
+
+function on(id, event, what) {
+  find(id).addEventListener(event, what);
+}
+
+on("composer", "submit", (event) => {
+  event.preventDefault();
+  void ask();
+});
+on("stop", "click", stopReplies);
+on("clear", "click", startAnew);
+on("source-camera", "click", () => begin(() => source.camera()));
+on("source-screen", "click", () => begin(() => source.screen()));
+on("source-scene", "click", () => begin(() => source.scene()));
+on("source-video", "click", () => find("film").click());
+on("source-stop", "click", stopStream);
+on("film", "change", ({ target }) => {
+  const [file] = target.files;
+  if (file) void begin(() => source.film(file));
+  target.value = "";
+});
+on("camera", "change", ({ target }) => begin(() => source.camera({ deviceId: target.value })));
+on("flip", "click", () => begin(() => source.camera({ facing: source.facing === "user" ? "environment" : "user" })));
+on("attach", "click", () => find("pictures").click());
+on("pictures", "change", ({ target }) => {
+  void take([...target.files]);
+  target.value = "";
+});
+on("rate", "input", ({ target }) => {
+  find("rate-shown").textContent = String(RATES[target.value]);
+  target.setAttribute("aria-valuetext", String(RATES[target.value]));
+});
+on("settings-form", "submit", (event) => {
+  event.preventDefault();
+  void applySettings();
+});
+on("filter", "input", redrawLog);
+on("log-clear", "click", () => {
+  logged = [];
+  redrawLog();
+});
+source.onended = stopStream;
+
+for (const button of document.querySelectorAll("[data-opens]")) button.addEventListener("click", () => open(button.dataset.opens));
+for (const button of document.querySelectorAll("[data-closes]")) button.addEventListener("click", () => button.closest("dialog").close());
+for (const button of document.querySelectorAll("[data-export]")) button.addEventListener("click", () => save(button.dataset.export));
+
+document.addEventListener("paste", (event) => {
+  const files = [...event.clipboardData.files];
+  if (!files.length) return;
+  event.preventDefault();
+  void take(files);
+});
+document.addEventListener("dragover", (event) => {
+  event.preventDefault();
+  document.body.classList.add("dropping");
+});
+document.addEventListener("dragleave", (event) => event.relatedTarget || document.body.classList.remove("dropping"));
+document.addEventListener("drop", (event) => {
+  event.preventDefault();
+  document.body.classList.remove("dropping");
+  void take([...event.dataTransfer.files]);
+});
+document.addEventListener("keydown", (event) => {
+  if (event.isComposing || document.querySelector("dialog[open]")) return;
+  if (event.key === "Enter" && event.target === find("question") && !event.shiftKey) {
+    event.preventDefault();
+    void ask();
+  } else if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) void ask();
+  else if (event.key === "Escape") replies.size ? stopReplies() : event.target.blur?.();
+  else if (!event.ctrlKey && !event.metaKey && !event.altKey && !event.target.closest?.("input:not([type=checkbox], [type=range]), textarea, select")) {
+    const [, , act] = KEYS.find(([key]) => key === event.key) ?? [];
+    if (!act) return;
+    event.preventDefault();
+    act();
+  }
+});
+
+for (const text of PRESETS) {
+  const button = element("button", "", text);
+  button.type = "button";
+  button.addEventListener("click", () => (find("prompt").value = text));
+  find("presets").append(button);
+}
+const spelled = [["Enter", "Send; with Shift a new line"], ["Ctrl Enter", "Send, from anywhere"], ["Esc", "Stop the reply"], ...KEYS];
+for (const [key, meaning] of spelled) {
+  const term = element("dt");
+  key.split(" ").forEach((each) => term.append(element("kbd", "", each), " "));
+  find("key-list").append(term, element("dd", "", meaning));
+}
+
+setInterval(() => meters.tick(), 500);
+if (matchMedia("(pointer: fine)").matches) find("question").focus({ preventScroll: true });
+void talkTo();

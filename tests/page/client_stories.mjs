@@ -1,0 +1,80 @@
+/** Stories of the JavaScript client, told to a real server whose engine says what it is asked. Run by test_js_client.py. */
+
+import assert from "node:assert/strict";
+import test from "node:test";
+
+import { ConnectionLost, ReplyError, connect } from "../../src/mlx_websockets/server/playground/client.js";
+
+const url = process.env.MLX_WS_URL;
+const GIF = Uint8Array.from(atob("R0lGODdhAQABAIAAAP///////ywAAAAAAQABAAACAkQBADs="), (each) => each.charCodeAt(0));
+
+test("a reply is iterated for its deltas, and says what it came to", async () => {
+  const mlx = await connect(url);
+  const reply = mlx.ask("one two three");
+
+  const deltas = [];
+  for await (const delta of reply) deltas.push(delta);
+
+  assert.deepEqual(deltas.join(""), "one two three");
+  const { text, finishReason, usage } = await reply.result;
+  assert.deepEqual([text, finishReason, usage.output_tokens], ["one two three", "stop", 3]);
+  mlx.close();
+});
+
+test("several replies are open at once", async () => {
+  const mlx = await connect(url);
+
+  const texts = await Promise.all(["a", "b c", "d"].map((each) => mlx.ask(each).text));
+
+  assert.deepEqual(texts, ["a", "b c", "d"]);
+  mlx.close();
+});
+
+test("pictures go in binary messages, several as text", async () => {
+  const mlx = await connect(url);
+  const kinds = [];
+  mlx.addEventListener("message", ({ detail }) => detail.direction === "out" && kinds.push(Object.keys(detail.message)));
+
+  const texts = [
+    await mlx.show(GIF, { source: "eye", prompt: "what is it" }).text,
+    await mlx.ask("which one", { images: [GIF, new Blob([GIF], { type: "image/gif" })] }).text,
+  ];
+
+  assert.deepEqual(texts, ["what is it", "which one"]);
+  assert.ok(kinds[0].includes("mime") && kinds[1].includes("images"));
+  mlx.close();
+});
+
+test("a refused setting names the field, and the talk goes on", async () => {
+  const mlx = await connect(url);
+
+  await assert.rejects(mlx.configure({ temperature: 9 }), (error) => error instanceof ReplyError && error.code === "invalid_config");
+
+  assert.equal((await mlx.configure({ temperature: 0.5 })).temperature, 0.5);
+  assert.ok((await mlx.ping()) >= 0);
+  assert.ok((await mlx.status()).model);
+  mlx.close();
+});
+
+test("a picture that is none fails its own reply alone", async () => {
+  const mlx = await connect(url);
+
+  await assert.rejects(mlx.show(new Uint8Array([1, 2, 3])).result, TypeError);
+
+  assert.equal(await mlx.ask("still here").text, "still here");
+  mlx.close();
+});
+
+test("closing ends every open reply", async () => {
+  const mlx = await connect(url);
+  const reply = mlx.ask("too late");
+
+  mlx.close();
+
+  await assert.rejects(reply.result, ConnectionLost);
+  assert.throws(() => mlx.ask("anybody?"), ConnectionLost);
+});
+
+test("nobody there is said at once", async () => {
+  await assert.rejects(connect("ws://127.0.0.1:9"), ConnectionLost);
+});
