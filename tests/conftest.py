@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from tiny_models import tiny_gemma3 as tiny_gemma3_source
 
 # Servers that tests start are on no record of the user's, and are stopped by none of their commands.
 os.environ["MLX_WS_STATE"] = tempfile.mkdtemp(prefix="mlx-ws-test-")
+
+# A shell's background job ignores Ctrl-C and hands that down: servers that tests start must heed it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
