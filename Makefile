@@ -49,10 +49,12 @@ contracts: setup ## check who imports whom
 docs: setup ## write the parts of the documentation that come from the code
 	$(VENV)/bin/python scripts/update_cli_docs.py
 	$(VENV)/bin/python scripts/update_limits_docs.py
+	$(VENV)/bin/python scripts/update_js_types.py
 
 docs-check: setup ## check that the documentation says what the code does, and that its links lead somewhere
 	$(VENV)/bin/python scripts/update_cli_docs.py --check
 	$(VENV)/bin/python scripts/update_limits_docs.py --check
+	$(VENV)/bin/python scripts/update_js_types.py --check
 	$(VENV)/bin/python scripts/check_links.py
 
 lock: ## resolve the dependencies of pyproject.toml anew (ARGS=--upgrade)

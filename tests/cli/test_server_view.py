@@ -20,6 +20,7 @@ def said(settings: Settings, addresses: Addresses) -> list[str]:
 def test_every_network_address_has_its_line():
     lines = said(Settings(), Addresses(8765, "ws://localhost:8765", ("ws://10.0.0.2:8765", "ws://192.168.1.2:8765")))
 
+    assert "  Page:             http://localhost:8765" in lines
     assert "  Local:            ws://localhost:8765" in lines
     assert "  On Your Network:  ws://10.0.0.2:8765" in lines
     assert "  On Your Network:  ws://192.168.1.2:8765" in lines

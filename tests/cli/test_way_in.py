@@ -73,12 +73,14 @@ def test_a_server_that_has_no_token_says_why_nobody_else_gets_in():
 def test_a_server_for_this_machine_only_says_nothing_of_tokens():
     here = Addresses(8765, "ws://localhost:8765")
 
-    assert announced(Terminal(), WayIn(Access(TOKEN)), addresses=here) == "  Local:  ws://localhost:8765\n"
+    assert announced(Terminal(), WayIn(Access(TOKEN)), addresses=here) == (
+        "  Page:   http://localhost:8765\n  Local:  ws://localhost:8765\n"
+    )
 
 
 def test_every_address_has_a_row():
     assert [name for name, _ in address_rows(ADDRESSES)] == [
-        "Local", "On Your Network", "Encrypted, Local", "Encrypted, On Your Network",
+        "Page", "Local", "On Your Network", "Encrypted, Local", "Encrypted, On Your Network",
     ]  # fmt: skip
 
 

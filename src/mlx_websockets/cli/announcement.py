@@ -40,7 +40,8 @@ def announce(console: Console, addresses: "Addresses", entrance: "WayIn | None",
 
 def address_rows(addresses: "Addresses", token: str | None = None) -> list[tuple[str, str]]:
     """Every address, for people to copy; those for other machines with the token."""
-    rows = [("Local", addresses.local), *(("On Your Network", with_token(each, token)) for each in addresses.network)]
+    rows = [("Page", _page_at(addresses.local)), ("Local", addresses.local)]
+    rows += [("On Your Network", with_token(each, token)) for each in addresses.network]
     if addresses.secure is not None:
         rows.append(("Encrypted, Local", addresses.secure.local))
         rows += [("Encrypted, On Your Network", with_token(each, token)) for each in addresses.secure.network]
@@ -50,7 +51,11 @@ def address_rows(addresses: "Addresses", token: str | None = None) -> list[tuple
 def page_of(addresses: "Addresses", token: str | None) -> str:
     """What a phone is to open: encrypted if it can be, for browsers give a camera only to such pages."""
     place = addresses.secure if addresses.secure is not None else addresses
-    return with_token(place.network[0].replace("ws", "http", 1), token)
+    return with_token(_page_at(place.network[0]), token)
+
+
+def _page_at(address: str) -> str:
+    return address.replace("ws", "http", 1)
 
 
 def code_of(address: str) -> list[str]:
