@@ -1,6 +1,7 @@
 /** Stories of the JavaScript client, told to a real server whose engine says what it is asked. Run by test_js_client.py. */
 
 import assert from "node:assert/strict";
+import { connect as dial, createServer } from "node:net";
 import test from "node:test";
 
 import { ConnectionLost, ReplyError, connect } from "../../src/mlx_websockets/server/playground/client.js";
@@ -77,4 +78,30 @@ test("closing ends every open reply", async () => {
 
 test("nobody there is said at once", async () => {
   await assert.rejects(connect("ws://127.0.0.1:9"), ConnectionLost);
+});
+
+test("a broken network loses nothing: the session goes on at another socket", async () => {
+  const cables = new Set();
+  const network = createServer((near) => {
+    const far = dial(Number(new URL(url).port), "127.0.0.1");
+    for (const end of [near, far]) cables.add(end.on("error", () => {}).on("close", () => (near.destroy(), far.destroy())));
+    near.pipe(far);
+    far.pipe(near);
+  });
+  await new Promise((resolve) => network.listen(0, "127.0.0.1", resolve));
+  const mlx = await connect(`ws://127.0.0.1:${network.address().port}`);
+  const states = [];
+  mlx.addEventListener("state", ({ detail }) => states.push([detail.state, detail.resumed]));
+  await mlx.configure({ temperature: 0.25 });
+
+  const sent = mlx.ask("said as it broke");
+  await new Promise((resolve) => setImmediate(resolve));
+  for (const cable of cables) cable.resetAndDestroy();
+  const asked = mlx.ask("said while away");
+
+  assert.deepEqual([await sent.text, await asked.text], ["said as it broke", "said while away"]);
+  assert.deepEqual(states, [["away", undefined], ["open", true]]);
+  assert.equal((await mlx.configure({})).temperature, 0.25);
+  mlx.close();
+  network.close();
 });
