@@ -175,8 +175,8 @@ def test_nonsense_from_one_peer_costs_another_nothing(gemma_server: Server):
 # --- when things go wrong -------------------------------------------------------------
 
 
-def test_a_killed_worker_costs_its_replies_an_error_and_nobody_a_socket(gemma_server: Server):
-    seen = asyncio.run(kills.kill_over_and_over(gemma_server, rounds=3))
+def test_a_killed_worker_costs_its_replies_an_error_and_nobody_a_socket(demo_server: Server):
+    seen = asyncio.run(kills.kill_over_and_over(demo_server, rounds=3))
 
     assert seen["replies that ended with engine_restarted, retryable"] == 3
     assert seen["following questions answered"] == 3

@@ -18,7 +18,10 @@ async def kill_over_and_over(server: Server, rounds: int = ROUNDS) -> dict[str, 
     async with peer(server.url) as talk, peer(server.url) as bystander:
         for number in range(rounds):
             reply = await talk.begin(
-                type="text_input", content="Count to a hundred.", id=f"cut-{number}", config={"maxOutputTokens": 400}
+                type="text_input",
+                content="Tell me a long story.",
+                id=f"cut-{number}",
+                config={"maxOutputTokens": 400, "temperature": 0},
             )
             while not reply.tokens:
                 await asyncio.sleep(0.005)

@@ -133,7 +133,9 @@ def test_a_quantized_model_keeps_its_bits_and_widens_the_rest_on_a_cpu(copy: Pat
 # --- names -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["./nowhere", "/no/where", "a b", "a/b/c", "../no-such-folder", "x--y/z", "-x", "https://x.y/z"])
+@pytest.mark.parametrize(
+    "name", ["./nowhere", "/no/where", "a b", "a/b/c", "../no-such-folder", "x--y/z", "-x", "https://x.y/z"]
+)
 def test_what_is_neither_folder_nor_id_is_refused_without_asking_the_hub(name: str):
     with pytest.raises(ModelNotFound, match="no folder"):
         find_model(ModelSpec(model=name), silent)

@@ -186,8 +186,9 @@ class Outbox:
         return list(self._render(entry.content))
 
     def _check_bounds(self) -> None:
-        """One message may be larger than the bound; what gathers behind it may not."""
-        is_too_much = len(self._entries) > 1 and self._size > self._limits.max_owed_bytes
+        """One message may be larger than the bound; what gathers behind it, or grows by merging, may not."""
+        is_one_message = len(self._entries) == 1 and isinstance(self._entries[0].content, list)
+        is_too_much = self._size > self._limits.max_owed_bytes and not is_one_message
         if is_too_much or len(self._entries) > self._limits.max_owed_messages:
             self.close()
             self._on_stalled()
