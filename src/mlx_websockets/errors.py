@@ -19,6 +19,8 @@
 happened, why, and what to do next. Nothing here knows how either is shown.
 """
 
+import signal
+
 
 class MLXWebSocketsError(Exception):
     """Base of every error this package raises on purpose."""
@@ -143,3 +145,13 @@ START_ERRORS: dict[str, type[StartError]] = {
     for error in (StartError, UsageError, NotRunning, PortInUse, ModelNotFound, NoBackend, OutOfMemory, ModelBroken)
 }
 """By `code`, so that a failure in the worker keeps its kind on the way to the terminal."""
+
+
+def ending_of(exit_status: int) -> str:
+    """How a process ended, to follow "the process" in an error's sentence: "was killed by SIGSEGV"."""
+    if exit_status >= 0:
+        return f"ended with exit status {exit_status}"
+    try:
+        return f"was killed by {signal.Signals(-exit_status).name}"
+    except ValueError:
+        return f"was killed by signal {-exit_status}"

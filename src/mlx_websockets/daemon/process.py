@@ -25,7 +25,7 @@ from mlx_websockets.daemon.records import (
     open_private,
     start_time,
 )
-from mlx_websockets.errors import START_ERRORS, StartError
+from mlx_websockets.errors import START_ERRORS, StartError, ending_of
 
 INSTANCE_VARIABLE = "MLX_WS_INSTANCE"
 HEIR_VARIABLE = "MLX_WS_HEIR_OF"
@@ -138,7 +138,7 @@ class Launch:
         if record is not None and record.state == "failed":
             error = _error_of(record.exit_code, record.reason, record.hint)
         else:
-            error = _error_of(status, f"The server {_ending(status)} before it was ready.", "")
+            error = _error_of(status, f"The server {ending_of(status)} before it was ready.", "")
         lines = [line for line in last_lines(self.log, SHOWN_LINES) if line.strip()]
         said = list(itertools.takewhile(lambda line: error.reason not in line, lines))  # after that it repeats itself
         if said:
@@ -151,15 +151,6 @@ def _error_of(exit_code: int, reason: str, hint: str) -> StartError:
     error = kinds.get(exit_code, StartError)(reason, hint)
     error.exit_code = exit_code if exit_code > 0 else StartError.exit_code
     return error
-
-
-def _ending(status: int) -> str:
-    if status >= 0:
-        return f"ended with exit status {status}"
-    try:
-        return f"was killed by {signal.Signals(-status).name}"
-    except ValueError:
-        return f"was killed by signal {-status}"
 
 
 # --- ending ---------------------------------------------------------------------------

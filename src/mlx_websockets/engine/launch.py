@@ -28,7 +28,7 @@ import psutil
 
 from mlx_websockets.engine.channel import AsyncChannel
 from mlx_websockets.engine.messages import Stop
-from mlx_websockets.errors import UsageError
+from mlx_websockets.errors import UsageError, ending_of
 
 logger = logging.getLogger(__name__)
 
@@ -99,14 +99,7 @@ class WorkerProcess:
     def ending(self) -> str:
         """How it ended, to follow "the process": "was killed by SIGSEGV"."""
         status = self._process.returncode
-        if status is None:
-            return "does not end"
-        if status >= 0:
-            return f"ended with exit status {status}"
-        try:
-            return f"was killed by {signal.Signals(-status).name}"
-        except ValueError:
-            return f"was killed by signal {-status}"
+        return "does not end" if status is None else ending_of(status)
 
     def cpu_seconds(self) -> float:
         """CPU time it used so far, all threads; 0 when that can't be known."""

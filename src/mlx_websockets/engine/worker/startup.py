@@ -7,7 +7,7 @@ from mlx_websockets.engine.worker.batcher import Batcher, CacheQuantization
 from mlx_websockets.engine.worker.loop import Channel, WorkerLoop, memory
 from mlx_websockets.engine.worker.models import load_model
 from mlx_websockets.engine.worker.prompts import Prompts
-from mlx_websockets.errors import ModelBroken, StartError, UsageError
+from mlx_websockets.errors import ModelBroken, UsageError
 from mlx_websockets.generation import ChatMessage, Choice, GenerationRequest, Image
 
 PREFILL_CHUNK = {"cpu": 128, "metal": 512, "cuda": 512}
@@ -57,8 +57,6 @@ def _try_out(prompts: Prompts, new_batcher: Callable[[], Batcher], *, sees: bool
         batcher.insert(prompt, choice)
         while len(batcher):
             batcher.step()
-    except StartError:
-        raise
     except Exception as error:
         if is_quantized:
             raise UsageError(
