@@ -10,6 +10,12 @@ import msgspec
 
 FinishReason = Literal["stop", "length", "cancelled", "timeout"]
 
+Priority = Literal["interactive", "frame", "background"]
+"""Who goes first where not all can: someone who waits, a live picture, work that nobody watches."""
+
+MAX_CANDIDATES = 8
+MAX_TOP_LOGPROBS = 20
+
 
 class Image(msgspec.Struct, frozen=True):
     """A decoded picture: `pixels` is `height * width * 3` bytes, RGB, rows from the top."""
@@ -31,15 +37,26 @@ class ChatMessage(msgspec.Struct, frozen=True):
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
-    """How the tokens of this one reply are chosen; everything already settled and in range."""
+    """How the tokens of this one reply are chosen; everything already settled and in range.
+
+    Attributes:
+        min_p: leave out tokens less likely than this share of the likeliest one's probability; 0 = none.
+        candidates: replies to compute from the one prompt, each with chances of its own.
+        logprobs: how many likely tokens to report beside each chosen one; None: report nothing, not even the chosen.
+        json_schema: the reply is JSON that meets this schema, itself JSON text; None: free text.
+    """
 
     max_tokens: int
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
+    min_p: float = 0.0
     repetition_penalty: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    candidates: int = 1
+    logprobs: int | None = None
+    json_schema: str | None = None
 
 
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,12 +68,14 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
         choice: how to sample and when to stop.
         droppable: how many messages, from the first that is not the system's, may be left
             out (oldest first, two by two) when the whole does not fit the model's window.
+        priority: whose prompt is computed first.
     """
 
     id: int
     messages: tuple[ChatMessage, ...]
     choice: Choice
     droppable: int = 0
+    priority: Priority = "interactive"
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,20 +109,41 @@ class Started(msgspec.Struct, frozen=True, tag="started"):
     id: int
 
 
+class TokenLogprob(msgspec.Struct, frozen=True):
+    """A chosen token's text, its natural logarithm of probability, and the likeliest tokens in its place, likeliest first.
+
+    Probabilities are the model's own: before temperature, penalties and filters.
+    """
+
+    text: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+
+
 class Delta(msgspec.Struct, frozen=True, tag="delta"):
-    """The next piece of the reply: whole code points, never empty, never part of a stop string."""
+    """The next piece of the reply: whole code points, never part of a stop string.
+
+    `text` is never empty, but where `logprobs` were asked for: a token may have no text yet.
+    `candidate` counts from 0.
+    """
 
     id: int
     text: str
+    candidate: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class Finished(msgspec.Struct, frozen=True, tag="finished"):
-    """The reply is whole. Last update of its request."""
+    """The reply is whole, all candidates of it. Last update of its request.
+
+    `reason` is candidate 0's; `candidate_reasons` those of all, given where there are several.
+    """
 
     id: int
     reason: FinishReason
     usage: Usage = Usage()
     timings: Timings = Timings()
+    candidate_reasons: tuple[FinishReason, ...] = ()
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
@@ -113,6 +153,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     code: str
     message: str
     retryable: bool = False
+    retry_after_ms: int | None = None
 
 
 Update = Started | Delta | Finished | Failed

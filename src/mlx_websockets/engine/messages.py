@@ -57,12 +57,19 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
-    """Bytes, as MLX counts them, and the worker's resident set."""
+    """Bytes, as MLX counts them, and the worker's resident set.
+
+    Attributes:
+        active: arrays in use. `kept` is part of it.
+        cached: buffers that MLX holds back for the next arrays.
+        kept: keys, values and picture features that wait for a prompt that begins alike.
+    """
 
     active: int = 0
     cached: int = 0
     peak: int = 0
     resident: int = 0
+    kept: int = 0
 
 
 # --- to the worker ------------------------------------------------------------------
