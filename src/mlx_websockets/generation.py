@@ -110,9 +110,9 @@ class Started(msgspec.Struct, frozen=True, tag="started"):
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):
-    """A chosen token's text, its natural logarithm of probability, and the likeliest tokens in its place, likeliest first.
+    """A chosen token's text, the natural logarithm of its probability, and the likeliest tokens in its place.
 
-    Probabilities are the model's own: before temperature, penalties and filters.
+    `top` is likeliest first. Probabilities are the model's own: before temperature, penalties and filters.
     """
 
     text: str
