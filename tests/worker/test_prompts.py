@@ -11,6 +11,7 @@ from mlx_vlm.prompt_utils import apply_chat_template
 from mlx_vlm.utils import prepare_inputs, should_add_special_tokens
 
 from mlx_websockets.engine.worker.prompts import Prompts
+from mlx_websockets.engine.worker.sequence import Prompt
 from mlx_websockets.errors import EngineError
 from mlx_websockets.generation import ChatMessage, Choice, GenerationRequest, Image
 
@@ -200,3 +201,29 @@ def test_a_text_only_model_refuses_a_picture(loaded: Loaded):
         loaded.prompts().prompt(request_of(ChatMessage("user", "what is it?", (PICTURE,))))
 
     assert caught.value.code == "model_cannot_see"
+
+
+def test_text_alone_is_known_by_its_own_ids(loaded: Loaded):
+    prompt = loaded.prompts().prompt(request_of(ChatMessage("user", "hello")))[0]
+
+    assert prompt.keys == prompt.tokens
+
+
+def test_two_prompts_agree_as_far_as_their_pictures_do(loaded: Loaded):
+    if not loaded.sees:
+        pytest.skip("a text-only model")
+    prompts = loaded.prompts()
+    other = Image(100, 80, bytes([0, 0, 255]) * 8000)
+
+    def made(*pictures: Image) -> Prompt:
+        first, second = pictures
+        past = [ChatMessage("user", "one", (first,)), ChatMessage("assistant", "two")]
+        return prompts.prompt(request_of(*past, ChatMessage("user", "three", (second,))))[0]
+
+    same, again, last_differs = made(PICTURE, PICTURE), made(PICTURE, PICTURE), made(PICTURE, other)
+
+    agreed = next(n for n, (a, b) in enumerate(zip(same.keys, last_differs.keys, strict=True)) if a != b)
+    assert same.keys == again.keys
+    assert same.tokens == last_differs.tokens
+    assert sum(key < 0 for key in same.keys[:agreed]) == same.image_tokens / 2
+    assert [key for key in same.keys if key >= 0] == [key for key in last_differs.keys if key >= 0]

@@ -18,6 +18,7 @@ from mlx_vlm.prompt_utils import apply_chat_template
 from mlx_vlm.utils import prepare_inputs, should_add_special_tokens
 from tokenizers import AddedToken
 
+from mlx_websockets.engine.worker.pictures import fingerprint, prompt_keys
 from mlx_websockets.engine.worker.sequence import Prompt
 from mlx_websockets.errors import EngineError
 from mlx_websockets.generation import ChatMessage, GenerationRequest, Image
@@ -76,10 +77,12 @@ class Prompts:
             del messages[first : first + 2]
             droppable -= 2
         image_tokens = sum(token in self._image_ids for token in ids)
+        pictures = [fingerprint(image) for message in messages for image in message.images]
         started = time.perf_counter()
         embedded = self._embedded(ids, inputs)
-        seconds = time.perf_counter() - started if any(message.images for message in messages) else 0.0
-        return Prompt(tokens=ids, image_tokens=image_tokens, inputs=embedded), seconds
+        seconds = time.perf_counter() - started if pictures else 0.0
+        keys = prompt_keys(ids, self._image_ids, pictures)
+        return Prompt(tokens=ids, image_tokens=image_tokens, inputs=embedded, keys=keys), seconds
 
     # --- text -------------------------------------------------------------------------
 

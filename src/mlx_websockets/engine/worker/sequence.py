@@ -16,11 +16,13 @@ class Prompt:
         tokens: ids, pictures' places included.
         image_tokens: how many of them are places of pictures.
         inputs: the keyword arguments of the prefill, with `inputs_embeds` (1, tokens, width).
+        keys: a number for each token; prompts can share what was computed as far as these agree.
     """
 
     tokens: list[int]
     image_tokens: int = 0
     inputs: dict[str, Any] = field(default_factory=dict)
+    keys: list[int] = field(default_factory=list)
 
 
 @dataclass(slots=True, kw_only=True)
