@@ -263,6 +263,6 @@ def test_the_status_has_the_sums_and_a_line_for_each_model():
 
             assert status["model"] == "a"
             assert [each["id"] for each in status["models"]] == ["a", "b"]
-            assert status["memory"].keys() == {"active", "cached", "peak", "resident"}
+            assert status["memory"].keys() == {"active", "cached", "peak", "resident", "kept"}
 
     asyncio.run(story())
