@@ -4,6 +4,8 @@ export type Picture = Blob | Uint8Array | ArrayBuffer | ImageData | HTMLCanvasEl
 export interface ConnectOptions {
   /** The server's token, if it wants one. */
   token?: string;
+  /** Which of the server's models is asked, where a request names none. */
+  model?: string;
   /** False ends everything with the first socket that breaks. */
   reconnect?: boolean;
 }
@@ -89,6 +91,9 @@ export class Client extends EventTarget {
   configure(settings: Settings): Promise<Settings>;
   status(): Promise<Record<string, unknown>>;
   models(): Promise<ModelState[]>;
+  /** Have a model in memory before somebody asks it something. */
+  loadModel(model: string, onProgress?: (progress: ModelProgress) => void): Promise<void>;
+  unloadModel(model: string): Promise<void>;
   /** Milliseconds to the server and back. */
   ping(): Promise<number>;
   cancel(what?: { id?: string; source?: string }): void;

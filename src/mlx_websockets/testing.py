@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from mlx_websockets.engine.messages import Loading
 from mlx_websockets.errors import InvalidImage, Refused
 from mlx_websockets.events import (
     GoAway,
@@ -108,9 +109,12 @@ class ScriptedEngine:
         """It wakes when a test says so."""
 
     async def load(self, model: str, on_progress: Callable[[Any], None] | None = None) -> None:
-        """It is loaded, if it is the one."""
+        """It is loaded, in two steps, if it is the one."""
         if self.engine_of(model) is None:
             raise Refused("model_not_found", f"This server has no model {model!r}; it has {self.model_id}.")
+        if on_progress is not None:
+            for done in (1, 2):
+                on_progress(Loading("Reading the weights", done, 2))
 
     async def unload(self, model: str) -> None:
         """Pretend."""

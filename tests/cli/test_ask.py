@@ -134,3 +134,14 @@ def test_the_server_on_record_is_found(tmp_path):
             reach(environment=environment)
     with on_record(tmp_path, port=8123, state="loading"), pytest.raises(NotRunning, match="still being loaded"):
         reach(environment=environment)
+
+
+def test_a_model_of_the_server_is_chosen_and_one_that_it_lacks_is_told_with_those_it_has():
+    with answering_elsewhere() as url:
+        chosen = mlx("ask", "Hello", "--model", "scripted", "--url", url)
+        refused = mlx("ask", "Hello", "--model", "another", "--url", url)
+
+    assert (chosen.returncode, chosen.stdout) == (0, "Hello\n")
+    assert (refused.returncode, refused.stdout) == (5, "")
+    assert "it has scripted." in refused.stderr
+    assert "--model" in refused.stderr

@@ -171,3 +171,13 @@ def test_an_interrupt_stops_the_reply_and_a_second_one_leaves():
         terminal.type("\x03")
 
         assert terminal.status() == 0
+
+
+def test_a_model_that_the_server_lacks_ends_a_chat_before_it_begins():
+    with answering_elsewhere(memory) as url:
+        chosen = mlx("chat", "--model", "scripted", "--url", url, given="Hi\n")
+        refused = mlx("chat", "--model", "another", "--url", url, given="Hi\n")
+
+    assert (chosen.returncode, chosen.stdout.split(",")[0]) == (0, "1 messages")
+    assert (refused.returncode, refused.stdout) == (5, "")
+    assert "has no model 'another'; it has scripted." in refused.stderr

@@ -77,6 +77,16 @@ def test_drawn_scenes_are_described_until_it_is_enough():
     assert [line.split("  ")[-1] for line in told.stdout.splitlines()] == ["And now?"] * 3
 
 
+def test_a_stream_is_shown_to_the_model_that_is_named():
+    with answering_elsewhere() as url:
+        flags = ["--demo", "--every", "0.05", "--count", "1", "--url", url]
+        chosen, refused = mlx("watch", *flags, "--model", "scripted"), mlx("watch", *flags, "--model", "another")
+
+    assert (chosen.returncode, len(chosen.stdout.splitlines())) == (0, 1)
+    assert (refused.returncode, refused.stdout) == (5, "")
+    assert "it has scripted." in refused.stderr
+
+
 def test_an_interrupt_ends_it_quietly():
     with answering_elsewhere() as url:
         command = [sys.executable, "-m", "mlx_websockets", "watch", "--demo", "--every", "600", "--url", url]

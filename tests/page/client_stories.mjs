@@ -57,6 +57,32 @@ test("a refused setting names the field, and the talk goes on", async () => {
   mlx.close();
 });
 
+test("a request or a connection chooses the model", async () => {
+  const mlx = await connect(url, { model: "scripted" });
+  const stranger = await connect(url, { model: "another" });
+
+  assert.equal(await mlx.ask("one").text, "one");
+  assert.equal(await stranger.ask("two", { model: "scripted" }).text, "two");
+  await assert.rejects(stranger.ask("three").text, (error) => error instanceof ReplyError && error.code === "model_not_found");
+  mlx.close();
+  stranger.close();
+});
+
+test("models are listed, loaded with progress, and unloaded", async () => {
+  const mlx = await connect(url);
+  const told = [];
+
+  await mlx.unloadModel("scripted");
+  await mlx.loadModel("scripted", ({ done, total }) => told.push(`${done} of ${total}`));
+
+  assert.deepEqual(told, ["1 of 2", "2 of 2"]);
+  assert.deepEqual((await mlx.models()).map(({ id }) => id), ["scripted"]);
+  await assert.rejects(mlx.loadModel("another"), (error) => error instanceof ReplyError && error.code === "model_not_found");
+  await assert.rejects(mlx.loadModel("scripted", () => { throw new RangeError("of the caller"); }), RangeError);
+  assert.equal(await mlx.ask("still here").text, "still here");
+  mlx.close();
+});
+
 test("a picture that is none fails its own reply alone", async () => {
   const mlx = await connect(url);
 

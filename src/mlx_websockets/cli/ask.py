@@ -9,6 +9,7 @@ from mlx_websockets.cli.console import Console, print_json
 from mlx_websockets.cli.flags import AsJson
 from mlx_websockets.cli.reach import (
     MaxTokens,
+    Model,
     Reach,
     Seed,
     System,
@@ -42,6 +43,7 @@ def ask(
     images: Images = None,
     url: Url = None,
     token_file: TokenFile = None,
+    model: Model = None,
     system: System = None,
     stops: Stops = None,
     max_tokens: MaxTokens = None,
@@ -53,6 +55,7 @@ def ask(
 
     Raises:
         NotRunning: there is no server.
+        ModelNotFound: it has no such model.
         UsageError: there is no question, or a picture can't be read.
         StartError: the server refused, or could not finish.
     """
@@ -62,7 +65,7 @@ def ask(
     settings = given(max_tokens=max_tokens, temperature=temperature, seed=seed)
     # Without coming back: a question that was interrupted is better asked again than waited for.
     with failures_told(where), connect_sync(where.url, token=where.token, reconnect=False) as mlx:
-        reply = mlx.ask(asked, images=pictures, system=system, stop=stops or [], **settings)
+        reply = mlx.ask(asked, images=pictures, model=model, system=system, stop=stops or [], **settings)
         result = reply.result() if as_json else show(Console(sys.stdout), reply)
     if as_json:
         print_json(plain_result(result))

@@ -17,7 +17,7 @@ import typer
 from mlx_websockets.cli.console import Console, print_json
 from mlx_websockets.cli.flags import AsJson
 from mlx_websockets.cli.moving import SCENE_SECONDS, scene
-from mlx_websockets.cli.reach import Reach, TokenFile, Url, failures_told, reach
+from mlx_websockets.cli.reach import Model, Reach, TokenFile, Url, failures_told, reach
 from mlx_websockets.client import Client, connect
 from mlx_websockets.errors import UsageError
 
@@ -29,6 +29,7 @@ ROUNDS = 3
 def bench(
     url: Url = None,
     token_file: TokenFile = None,
+    model: Model = None,
     clients: Annotated[int, typer.Option(metavar="INT", help="Peers that ask at once.")] = 8,
     tokens: Annotated[int, typer.Option(metavar="INT", help="Greatest length of a reply.")] = 64,
     prompt: Annotated[str, typer.Option(metavar="TEXT", help="What they ask.")] = PROMPT,
@@ -48,7 +49,7 @@ def bench(
             "--clients is from 1 to 1000, --tokens from 1, --images from 0 to 8.", "mlx bench --clients 8 --tokens 64"
         )
     where = reach(url, token_file)
-    load = Load(prompt, tokens, images)
+    load = Load(prompt, tokens, images, model)
     console = Console(sys.stderr if as_json else sys.stdout)
     with failures_told(where):
         measured = asyncio.run(_measure(where, load, clients, console))
@@ -67,6 +68,7 @@ class Load:
     prompt: str
     tokens: int
     images: int
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +166,7 @@ async def _samples(peer: Client, load: Load, pictures: "itertools.count[int]") -
 async def _sample(peer: Client, load: Load, pictures: "itertools.count[int]") -> Sample:
     files = [_drawn(next(pictures)) for _ in range(load.images)]
     asked = time.perf_counter()
-    reply = peer.ask(load.prompt, images=files, max_tokens=load.tokens)
+    reply = peer.ask(load.prompt, images=files, model=load.model, max_tokens=load.tokens)
     times = [time.perf_counter() async for _ in reply]
     result = await reply.result()
     said = result.usage.output_tokens if result.usage is not None else len(times)

@@ -15,6 +15,7 @@ from mlx_websockets.cli.ask import show
 from mlx_websockets.cli.console import Console
 from mlx_websockets.cli.reach import (
     MaxTokens,
+    Model,
     Reach,
     Seed,
     System,
@@ -27,7 +28,7 @@ from mlx_websockets.cli.reach import (
     reach,
 )
 from mlx_websockets.client import Result, SyncClient, connect_sync
-from mlx_websockets.errors import NotRunning, StartError, UsageError
+from mlx_websockets.errors import ModelNotFound, NotRunning, StartError, UsageError
 from mlx_websockets.protocols.native_schema import DEFAULT_PROMPT, SETTING_NAMES
 
 PROMPT = ">>> "
@@ -36,6 +37,7 @@ PROMPT = ">>> "
 def chat(
     url: Url = None,
     token_file: TokenFile = None,
+    model: Model = None,
     system: System = None,
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
@@ -45,11 +47,12 @@ def chat(
 
     Raises:
         NotRunning: there is no server.
+        ModelNotFound: it has no such model.
         StartError: the connection is lost; in a pipe, also what a line asked for did not work.
     """
     where = reach(url, token_file)
     is_typed = sys.stdin.isatty() and sys.stdout.isatty()
-    with failures_told(where), Chat(where, system, is_typed=is_typed) as talk:
+    with failures_told(where), Chat(where, system, model, is_typed=is_typed) as talk:
         talk.configure(given(max_tokens=max_tokens, temperature=temperature, seed=seed))
         if is_typed:
             import readline  # noqa: F401 - input() edits its line with it
@@ -85,11 +88,12 @@ def _converse(talk: "Chat") -> None:
 class Chat:
     """A conversation: what is set, which pictures wait for a question, what the last reply cost."""
 
-    def __init__(self, where: Reach, system: str | None, *, is_typed: bool) -> None:
+    def __init__(self, where: Reach, system: str | None, model: str | None = None, *, is_typed: bool) -> None:
         self.out = Console(sys.stdout)
         self.notes = self.out if is_typed else Console(sys.stderr)
         self._where = where
         self._system = system
+        self._model = model
         self._is_typed = is_typed
         self._settings: dict[str, Any] = {}
         self._pictures: list[bytes] = []
@@ -104,8 +108,8 @@ class Chat:
         self._connection.close()
 
     def greet(self) -> None:
-        model = self._mlx.hello.model.get("id", "A model") if self._mlx.hello is not None else "A model"
-        self.out.success(f"{model} at {self._where.url}")
+        default = self._mlx.hello.model.get("id", "A model") if self._mlx.hello is not None else "A model"
+        self.out.success(f"{self._model or default} at {self._where.url}")
         self.out.aside("  /image FILE shows it a picture, /help says what else there is, Ctrl+D leaves.")
 
     def take_or_tell(self, line: str) -> bool:
@@ -199,7 +203,14 @@ class Chat:
             self.out.aside(_in_short(self._last))
 
     def _connected(self) -> SyncClient:
-        return self._connection.enter_context(connect_sync(self._where.url, token=self._where.token))
+        where, model = self._where, self._model
+        mlx = self._connection.enter_context(connect_sync(where.url, token=where.token, model=model))
+        known = [each.id for each in mlx.models()] if model is not None else []
+        if model is not None and model not in known:
+            raise ModelNotFound(
+                f"{where.url} has no model {model!r}; it has {', '.join(known)}.", f"mlx chat --model {known[0]}"
+            )
+        return mlx
 
 
 @dataclass(frozen=True, slots=True)

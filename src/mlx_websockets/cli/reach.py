@@ -16,7 +16,7 @@ from mlx_websockets.client import CannotConnect, ClientError, ReplyError, Result
 from mlx_websockets.client.pictures import file_bytes
 from mlx_websockets.daemon.records import Record, Records
 from mlx_websockets.daemon.secret import TOKEN_VARIABLE, token_in
-from mlx_websockets.errors import NotRunning, StartError, UsageError
+from mlx_websockets.errors import ModelNotFound, NotRunning, StartError, UsageError
 
 URL_VARIABLE = "MLX_WS_URL"
 DEFAULT_URL = "ws://localhost:8765"
@@ -30,6 +30,9 @@ Url = Annotated[
 ]
 TokenFile = Annotated[
     str | None, typer.Option(metavar="TEXT", help=f"File with the server's token; else {TOKEN_VARIABLE} is it.")
+]
+Model = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="Which of the server's models is asked; else its first one.")
 ]
 MaxTokens = Annotated[int | None, typer.Option(metavar="INT", help="No reply is longer than this.")]
 Temperature = Annotated[
@@ -65,6 +68,7 @@ def failures_told(where: Reach) -> Iterator[None]:
 
     Raises:
         NotRunning: nobody is there.
+        ModelNotFound: the server has no such model.
         StartError: we were not let in, or the server could not do it.
     """
     try:
@@ -72,6 +76,8 @@ def failures_told(where: Reach) -> Iterator[None]:
     except CannotConnect as error:
         raise _not_connected(where, error) from error
     except ReplyError as error:
+        if error.code == ModelNotFound.code:
+            raise ModelNotFound(str(error), "Name one of these: --model NAME") from error
         hint = "Try again in a moment." if error.retryable else f"What `{error.code}` means: docs/reference/protocol.md"
         raise StartError(str(error), hint) from error
     except TimeoutError as error:

@@ -16,7 +16,7 @@ from mlx_websockets.cli import moving
 from mlx_websockets.cli.console import Console
 from mlx_websockets.cli.flags import AsJson
 from mlx_websockets.cli.moving import Shot
-from mlx_websockets.cli.reach import MaxTokens, Reach, TokenFile, Url, failures_told, given, plain_result, reach
+from mlx_websockets.cli.reach import MaxTokens, Model, Reach, TokenFile, Url, failures_told, given, plain_result, reach
 from mlx_websockets.client import Client, Result, connect
 from mlx_websockets.errors import UsageError
 from mlx_websockets.protocols.native_schema import DEFAULT_PROMPT
@@ -36,6 +36,7 @@ def watch(
         bool, typer.Option("--only-changes", metavar="", help="Print only what differs from the line before.")
     ] = False,
     count: Annotated[int | None, typer.Option(metavar="INT", help="Stop after so many lines.")] = None,
+    model: Model = None,
     max_tokens: MaxTokens = None,
     url: Url = None,
     token_file: TokenFile = None,
@@ -45,6 +46,7 @@ def watch(
 
     Raises:
         NotRunning: there is no server.
+        ModelNotFound: it has no such model.
         UsageError: there is not one thing to watch.
         StartError: it can't be watched, or the server refused.
     """
@@ -53,7 +55,7 @@ def watch(
     source, shots = _stream(every, demo=demo, file=file, camera=camera, screen=screen)
     where = reach(url, token_file)
     view = View(Console(sys.stdout), source, only_changes=only_changes, as_json=as_json)
-    stream = Stream(source, shots, prompt, given(max_tokens=max_tokens), is_live=file is None)
+    stream = Stream(source, shots, prompt, given(model=model, max_tokens=max_tokens), is_live=file is None)
     with failures_told(where), contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_show(where, stream, view, count))
 
@@ -65,7 +67,7 @@ class Stream:
     source: str
     shots: AsyncIterator[Shot]
     prompt: str
-    settings: dict[str, Any]
+    options: dict[str, Any]
     is_live: bool
 
 
@@ -129,7 +131,7 @@ async def _newest(mlx: Client, stream: Stream) -> AsyncGenerator[tuple[Shot, Res
             yield shot.image
             number += 1
 
-    results = mlx.watch(stream.source, pictures(), stream.prompt, **stream.settings)
+    results = mlx.watch(stream.source, pictures(), stream.prompt, **stream.options)
     async with contextlib.aclosing(results):
         async for result in results:
             assert isinstance(result.frame_id, int)
@@ -140,7 +142,7 @@ async def _newest(mlx: Client, stream: Stream) -> AsyncGenerator[tuple[Shot, Res
 async def _each(mlx: Client, stream: Stream) -> AsyncGenerator[tuple[Shot, Result], None]:
     """What is said of every picture, one after the other."""
     async for shot in stream.shots:
-        reply = mlx.show(shot.image, stream.source, stream.prompt, is_droppable=False, **stream.settings)
+        reply = mlx.show(shot.image, stream.source, stream.prompt, is_droppable=False, **stream.options)
         yield shot, await reply.result()
 
 

@@ -20,12 +20,15 @@ from mlx_websockets.client.errors import (
 )
 from mlx_websockets.client.replies import Reply, Result
 from mlx_websockets.client.sync import SyncClient, SyncReply, connect_sync
+from mlx_websockets.protocols.native_schema import ModelProgress, ModelState
 
 __all__ = [
     "CannotConnect",
     "Client",
     "ClientError",
     "ConnectionLost",
+    "ModelProgress",
+    "ModelState",
     "OutboxFull",
     "Reply",
     "ReplyError",

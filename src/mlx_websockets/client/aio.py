@@ -45,6 +45,9 @@ MAX_UNSENT = 2 * MAX_UNSENT_REQUESTS
 """Messages that wait to be sent; the second half is for cancels and the like."""
 
 CALL_SECONDS = 10.0
+LOAD_SECONDS = 3600.0
+"""For a model that is fetched first."""
+UNLOAD_SECONDS = 60.0
 SEND_SECONDS = 30.0
 CLOSE_SECONDS = 2.0
 PING_SECONDS = 20.0
@@ -58,6 +61,7 @@ async def connect(
     *,
     token: str | None = None,
     ssl: SSLContext | None = None,
+    model: str | None = None,
     open_seconds: float = 10.0,
     reconnect: bool = True,
 ) -> AsyncIterator["Client"]:
@@ -70,6 +74,7 @@ async def connect(
         url: where the server is, `ws://` or `wss://`; or `mlx://NAME`, see `discover`.
         token: its token, if it wants one; one in the address (`?token=`) is sent in a header instead.
         ssl: whom to trust at a `wss://` address, if not whom this machine trusts anyway.
+        model: which of the server's models is asked, where a request names none; see `Client.models`.
         open_seconds: how long opening may take.
         reconnect: False ends everything with the first socket that breaks.
 
@@ -81,7 +86,7 @@ async def connect(
         return (await _open(url, token, ssl, open_seconds))[0]
 
     socket, hello = await _open(url, token, ssl, open_seconds)
-    client = Client(socket, hello, reopen if reconnect else None)
+    client = Client(socket, hello, reopen if reconnect else None, model=model)
     # No TaskGroup: it would wrap what the block raises in an ExceptionGroup.
     running = asyncio.create_task(client.run())
     try:
@@ -104,8 +109,11 @@ class Client:
         socket: ClientConnection,
         hello: wire.Hello | None,
         reopen: Callable[[], Awaitable[ClientConnection]] | None = None,
+        *,
+        model: str | None = None,
     ) -> None:
         self.hello = hello
+        self._model = model
         self._socket = socket
         self._reopen = reopen
         self._journal: Journal[_Draft] = Journal()
@@ -115,6 +123,7 @@ class Client:
         self._numbers = itertools.count(1)
         self._replies: dict[str, Reply] = {}
         self._calls: dict[str, asyncio.Future[_Answer]] = {}
+        self._watchers: dict[str, Callable[[wire.ModelProgress], None]] = {}
         self._farewell = ""
         self._lost: ConnectionLost | None = None
 
@@ -131,6 +140,7 @@ class Client:
         *,
         images: Sequence[Picture] = (),
         context: str | None = None,
+        model: str | None = None,
         system: str | None = None,
         history: bool = False,
         stop: Sequence[str] = (),
@@ -145,6 +155,7 @@ class Client:
             text: the question.
             images: file bytes, paths or PIL images.
             context: goes before the question, into the same turn.
+            model: which of the server's models is asked; see `models`.
             system: replaces the model's own system text.
             history: see what was asked with `history` before on this connection, and be kept with it.
             stop: strings that end the reply and are not part of it.
@@ -156,7 +167,7 @@ class Client:
             OutboxFull: too many requests wait to be sent.
             TypeError: there is no such setting.
         """
-        options = self._options(system, history, stop, settings)
+        options = self._options(model, system, history, stop, settings)
         if not images:
             message = wire.TextInput(content=text, context=context, **options)
             return self._request(Reply(options["id"], self.cancel), _text(message))
@@ -174,6 +185,7 @@ class Client:
         frame_id: str | int | None = None,
         captured_at: float | None = None,
         is_droppable: bool = True,
+        model: str | None = None,
         system: str | None = None,
         history: bool = False,
         stop: Sequence[str] = (),
@@ -193,7 +205,7 @@ class Client:
 
         The rest, and what is raised, is as in `ask`.
         """
-        options = self._options(system, history, stop, settings)
+        options = self._options(model, system, history, stop, settings)
         frame = wire.VideoFrame(
             prompt=prompt,
             source=source,
@@ -250,6 +262,42 @@ class Client:
         assert isinstance(answer, wire.ConfigUpdated)
         return answer.current_config.given
 
+    # --- models -------------------------------------------------------------------------
+
+    async def models(self) -> list[wire.ModelState]:
+        """The models that this server has, the default one first. Raises `TimeoutError` if no answer comes."""
+        answer = await self._call(lambda call: wire.ListModels(id=call))
+        assert isinstance(answer, wire.Models)
+        return answer.models
+
+    async def load_model(
+        self,
+        model: str,
+        on_progress: Callable[[wire.ModelProgress], None] | None = None,
+        *,
+        seconds: float = LOAD_SECONDS,
+    ) -> None:
+        """Have one of the server's models in memory before somebody asks it something.
+
+            await mlx.load_model("demo", lambda now: print(now.stage, now.done, now.total))
+
+        Args:
+            model: its id, as `models` has it.
+            on_progress: called as it goes on, with what is being done and how much of it is done.
+            seconds: how long that may take.
+
+        Raises:
+            ReplyError: there is no such model, it can't be loaded, or not by us.
+            TimeoutError: it took longer; the server goes on with it.
+        """
+        await self._call(lambda call: wire.LoadModel(id=call, model=model), seconds, on_progress)
+
+    async def unload_model(self, model: str, *, seconds: float = UNLOAD_SECONDS) -> None:
+        """Take one of the server's models out of memory. Raises as `load_model`; also if a reply runs on it."""
+        await self._call(lambda call: wire.UnloadModel(id=call, model=model), seconds)
+
+    # --- the server ---------------------------------------------------------------------
+
     async def status(self) -> dict[str, Any]:
         """How the server is. Raises `TimeoutError` if no answer comes."""
         answer = await self._call(lambda call: wire.GetStatus(id=call))
@@ -269,10 +317,11 @@ class Client:
     # --- requests -----------------------------------------------------------------------
 
     def _options(
-        self, system: str | None, history: bool, stop: Sequence[str], settings: dict[str, Any]
+        self, model: str | None, system: str | None, history: bool, stop: Sequence[str], settings: dict[str, Any]
     ) -> dict[str, Any]:
         return {
             "id": f"q{next(self._numbers)}",
+            "model": model or self._model,
             "system": system,
             "history": history or None,
             "stop": list(stop) or None,
@@ -286,17 +335,25 @@ class Client:
         self._replies[reply.id] = reply
         return reply
 
-    async def _call(self, message: Callable[[str], msgspec.Struct]) -> "_Answer":
+    async def _call(
+        self,
+        message: Callable[[str], msgspec.Struct],
+        seconds: float = CALL_SECONDS,
+        on_progress: Callable[[wire.ModelProgress], None] | None = None,
+    ) -> "_Answer":
         """Send what is answered by one message, and wait for that."""
         id = f"c{next(self._numbers)}"
         future: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
         self._calls[id] = future
+        if on_progress is not None:
+            self._watchers[id] = on_progress
         try:
             self._put(_Draft(_text(message(id)), call=id))
-            async with asyncio.timeout(CALL_SECONDS):
+            async with asyncio.timeout(seconds):
                 return await future
         finally:
             del self._calls[id]
+            self._watchers.pop(id, None)
 
     def _send(self, message: msgspec.Struct) -> None:
         self._put(_Draft(_text(message)))
@@ -451,14 +508,31 @@ class Client:
             case wire.ResponseComplete() | wire.FrameDropped():
                 if reply := self._replies.pop(message.id or "", None):
                     reply.end(_result(message, reply))
-            case wire.ConfigUpdated() | wire.Status() | wire.Pong():
-                future = self._calls.get(message.id or "")
-                if future is not None and not future.done():
-                    future.set_result(message)
+            case wire.ModelProgress():
+                self._watch(message)
             case wire.Error():
                 self._deliver_error(message)
             case wire.GoAway():
                 self._farewell = message.reason
+            case _:
+                self._answer(message)
+
+    def _answer(self, message: wire.ServerMessage) -> None:
+        if isinstance(message, _Answer):
+            future = self._calls.get(message.id or "")
+            if future is not None and not future.done():
+                future.set_result(message)
+
+    def _watch(self, progress: wire.ModelProgress) -> None:
+        """Tell who asked for the model; what that raises ends the wait, and not the connection."""
+        id = progress.id or ""
+        if (told := self._watchers.get(id)) is None:
+            return
+        try:
+            told(progress)
+        except Exception as error:
+            if not self._calls[id].done():
+                self._calls[id].set_exception(error)
 
     def _deliver_error(self, message: wire.Error) -> None:
         error = ReplyError(
@@ -479,7 +553,7 @@ class Client:
             logger.warning("the server reported an error", extra={"code": message.code})
 
 
-_Answer = wire.ConfigUpdated | wire.Status | wire.Pong
+_Answer = wire.ConfigUpdated | wire.Status | wire.Pong | wire.Models | wire.ModelLoaded | wire.ModelUnloaded
 _decoder: msgspec.json.Decoder[wire.ServerMessage] = msgspec.json.Decoder(wire.ServerMessage)
 
 

@@ -11,7 +11,7 @@ is one implementation of the protocol. May be used from several threads.
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Iterator, Sequence
 from ssl import SSLContext
 from types import TracebackType
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ from mlx_websockets.client.aio import CLOSE_SECONDS, Client, connect
 from mlx_websockets.client.errors import ConnectionLost
 from mlx_websockets.client.pictures import Picture
 from mlx_websockets.client.replies import Reply, Result
-from mlx_websockets.protocols.native_schema import DEFAULT_PROMPT, Hello
+from mlx_websockets.protocols.native_schema import DEFAULT_PROMPT, Hello, ModelProgress, ModelState
 
 Answer = TypeVar("Answer")
 
@@ -30,6 +30,7 @@ def connect_sync(
     *,
     token: str | None = None,
     ssl: SSLContext | None = None,
+    model: str | None = None,
     open_seconds: float = 10.0,
     reconnect: bool = True,
 ) -> "SyncClient":
@@ -38,7 +39,7 @@ def connect_sync(
     Raises:
         CannotConnect: nobody is there, or we were not let in.
     """
-    return SyncClient(url, token=token, ssl=ssl, open_seconds=open_seconds, reconnect=reconnect)
+    return SyncClient(url, token=token, ssl=ssl, model=model, open_seconds=open_seconds, reconnect=reconnect)
 
 
 class SyncClient:
@@ -100,6 +101,20 @@ class SyncClient:
     def configure(self, **settings: Any) -> dict[str, Any]:
         """Change the settings of this connection; returns all of them. See `Client.configure`."""
         return self._wait(self._client.configure(**settings))
+
+    def models(self) -> list[ModelState]:
+        """The models that this server has, the default one first."""
+        return self._wait(self._client.models())
+
+    def load_model(
+        self, model: str, on_progress: Callable[[ModelProgress], None] | None = None, **options: Any
+    ) -> None:
+        """Have a model in memory. `on_progress` is called in the client's thread. See `Client.load_model`."""
+        self._wait(self._client.load_model(model, on_progress, **options))
+
+    def unload_model(self, model: str, **options: Any) -> None:
+        """Take a model out of memory. See `Client.unload_model`."""
+        self._wait(self._client.unload_model(model, **options))
 
     def status(self) -> dict[str, Any]:
         """How the server is."""

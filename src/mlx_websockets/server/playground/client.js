@@ -21,6 +21,9 @@ const FIRST_WAIT_MS = 250;
 const LONGEST_WAIT_MS = 30_000;
 const OPEN_MS = 10_000;
 const CALL_MS = 10_000;
+/** For a model that is fetched first. */
+const LOAD_MS = 3_600_000;
+const UNLOAD_MS = 60_000;
 const PING_MS = 20_000;
 /** A server keeps a session for so long. */
 const RETURN_MS = 600_000;
@@ -141,6 +144,7 @@ export class Client extends EventTarget {
   #url;
   #protocols;
   #reconnect;
+  #model;
   /** @type {WebSocket | undefined} */ #socket;
   /** @type {"away" | "resuming" | "open" | "closed"} */ #phase = "away";
   #numbers = 0;
@@ -148,7 +152,7 @@ export class Client extends EventTarget {
   #said = 0;
   #farewell = "";
   /** @type {Map<string, Reply>} */ #replies = new Map();
-  /** @type {Map<string, {resolve: (message: any) => void, reject: (error: Error) => void}>} */ #calls = new Map();
+  /** @type {Map<string, Call>} */ #calls = new Map();
   /** @type {{id: string | undefined, encode: () => Encoded | Promise<Encoded>}[]} */ #outbox = [];
   /** @type {{number: number, id: string | undefined, encoded: Encoded}[]} */ #unanswered = [];
   #isWriting = false;
@@ -156,7 +160,7 @@ export class Client extends EventTarget {
   /** @type {ReturnType<typeof setInterval> | undefined} */ #heart;
 
   /** @param {string} url @param {wire.ConnectOptions} options */
-  constructor(url, { token, reconnect = true } = {}) {
+  constructor(url, { token, model, reconnect = true } = {}) {
     super();
     const address = new URL(url);
     const shown = token ?? address.searchParams.get("token");
@@ -164,6 +168,7 @@ export class Client extends EventTarget {
     this.#url = address.href;
     this.#protocols = shown ? [SUBPROTOCOL, keyItem(shown)] : [SUBPROTOCOL];
     this.#reconnect = reconnect;
+    this.#model = model;
     /** @type {wire.Hello | undefined} */
     this.hello = undefined;
     /** Milliseconds to the server and back, when it was last asked. @type {number | undefined} */
@@ -227,6 +232,21 @@ export class Client extends EventTarget {
     return (await this.#call({ type: "list_models" })).models;
   }
 
+  /**
+   * Have one of the server's models in memory before somebody asks it something.
+   * @param {string} model
+   * @param {(progress: wire.ModelProgress) => void} [onProgress] called as it goes on.
+   * @returns {Promise<void>}
+   */
+  async loadModel(model, onProgress) {
+    await this.#call({ type: "load_model", model }, { ms: LOAD_MS, onProgress });
+  }
+
+  /** Take one of the server's models out of memory. @param {string} model @returns {Promise<void>} */
+  async unloadModel(model) {
+    await this.#call({ type: "unload_model", model }, { ms: UNLOAD_MS });
+  }
+
   /** Milliseconds to the server and back. */
   async ping() {
     const begun = performance.now();
@@ -256,24 +276,35 @@ export class Client extends EventTarget {
   #request(message, pictures = []) {
     const id = `q${++this.#numbers}`;
     const reply = new Reply(id, (each) => this.cancel({ id: each }));
-    const header = { ...message, id };
+    const header = { ...(this.#model ? { model: this.#model } : {}), ...message, id };
     this.#put(id, () => (pictures.length ? withPictures(header, pictures) : JSON.stringify(header)));
     this.#replies.set(id, reply);
     return reply;
   }
 
-  /** Send what is answered by one message, and wait for that. @param {Record<string, unknown>} message */
-  #call(message) {
+  /**
+   * Send what is answered by one message, and wait for that.
+   * @param {Record<string, unknown>} message
+   * @param {{ms?: number, onProgress?: (progress: wire.ModelProgress) => void}} [options]
+   */
+  #call(message, { ms = CALL_MS, onProgress } = {}) {
     const id = `c${++this.#numbers}`;
     return /** @type {Promise<any>} */ (
       new Promise((resolve, reject) => {
-        const timer = setTimeout(() => settle(() => reject(new Error("The server did not answer in time."))), CALL_MS);
+        const timer = setTimeout(() => settle(() => reject(new Error("The server did not answer in time."))), ms);
         const settle = (/** @type {() => void} */ how) => {
           clearTimeout(timer);
           this.#calls.delete(id);
           how();
         };
         this.#calls.set(id, {
+          note: (progress) => {
+            try {
+              onProgress?.(progress);
+            } catch (error) {
+              settle(() => reject(error)); // it ends the wait, and not the connection
+            }
+          },
           resolve: (answer) => settle(() => resolve(answer)),
           reject: (error) => settle(() => reject(error)),
         });
@@ -493,6 +524,9 @@ export class Client extends EventTarget {
         // A cancel that came too late says `not_active` about a reply that has its end.
         if (message.code !== "not_active") this.#settle(message.id, (each) => each.fail(new ReplyError(message)));
         break;
+      case "model_progress":
+        this.#calls.get(message.id)?.note(message);
+        break;
       default:
         this.#calls.get(message.id)?.resolve(message);
     }
@@ -532,6 +566,12 @@ export class Client extends EventTarget {
 }
 
 /** @typedef {string | Uint8Array<ArrayBuffer>} Encoded */
+/**
+ * @typedef {object} Call what is answered by one message
+ * @property {(progress: wire.ModelProgress) => void} note
+ * @property {(message: any) => void} resolve
+ * @property {(error: Error) => void} reject
+ */
 
 /** @param {wire.ResponseComplete} message @returns {wire.Result} */
 function completed(message) {
