@@ -2,32 +2,61 @@
 
 A row draws one uniform number a token from a generator of its own and takes the token at
 that point of its cumulative distribution. So a reply depends on its request alone: not on
-who else is in the batch, nor on how many rows there are. Penalties act before, on a row's
-logits (`RepetitionPenalty`), because they need values that are not yet normalised.
+who else is in the batch, nor on how many rows there are. Rows of one kind are computed
+together, the kinds apart: no row is computed otherwise because of its neighbours.
+
+Nothing here waits for a value. Tokens are chosen before the one before them is known to
+anyone, so the tokens that a penalty looks back at are an array as well.
 """
 
 import random
 from collections import deque
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Rows
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from mlx_websockets.generation import Choice
+from mlx_websockets.engine.worker.masses import least_of, likeliest, masses, nucleus_token_at, part, place_at, token_at
+from mlx_websockets.generation import MAX_TOP_LOGPROBS, Choice
 from mlx_websockets.sampling import REPETITION_CONTEXT_TOKENS
+
+LEAST_TEMPERATURE = 1e-20
+"""Below it logits over temperature would overflow; what it changes is far below rounding."""
+
+NO_TOKEN = -1
 
 
 class RowSampling:
-    """One row's settings and its own source of chance."""
+    """One row's settings and its own source of chance.
 
-    __slots__ = ("_random", "temperature", "top_k", "top_p")
+    Args:
+        choice: as the request has it.
+        candidate: 0 for a request's first reply; each further one of a seeded request has a stream of its own.
+    """
 
-    def __init__(self, choice: Choice) -> None:
+    __slots__ = (
+        "_random",
+        "min_p",
+        "obeys_a_grammar",
+        "repetition_penalty",
+        "temperature",
+        "top_k",
+        "top_logprobs",
+        "top_p",
+    )
+
+    def __init__(self, choice: Choice, candidate: int = 0) -> None:
         self.temperature = choice.temperature
         self.top_k = choice.top_k
         self.top_p = choice.top_p
-        # Not for secrets. `None` seeds from the system's entropy.
-        self._random = random.Random(choice.seed)  # noqa: S311
+        self.min_p = choice.min_p
+        self.repetition_penalty = choice.repetition_penalty
+        self.top_logprobs = choice.logprobs
+        self.obeys_a_grammar = choice.json_schema is not None
+        # Not for secrets. `None` seeds from the system's entropy, a string from its SHA-512.
+        derived = choice.seed if candidate == 0 or choice.seed is None else f"{choice.seed} {candidate}"
+        self._random = random.Random(derived)  # noqa: S311
 
     def draw(self) -> float:
         """Uniform in [0, 1)."""
@@ -37,14 +66,260 @@ class RowSampling:
     def is_greedy(self) -> bool:
         return self.temperature == 0.0
 
+
+class Chosen(NamedTuple):
+    """What `BatchSampler.choose` chose, not yet computed.
+
+    Log probabilities are natural, and the model's own: before temperature, penalties, filters and
+    masks. They are NaN, and the top tokens 0, for rows that did not ask.
+
+    Attributes:
+        tokens: (rows,) uint32.
+        logprobs: (rows,) float32 of the chosen tokens; None when no row asked.
+        top_tokens: (rows, k) uint32, likeliest first, k the most that any row asked for; None when that is 0.
+        top_logprobs: (rows, k) float32.
+    """
+
+    tokens: mx.array
+    logprobs: mx.array | None = None
+    top_tokens: mx.array | None = None
+    top_logprobs: mx.array | None = None
+
+
+class BatchSampler:
+    """The settings of all rows as arrays; rows are in the order of the batch."""
+
+    def __init__(self) -> None:
+        self._rows: list[RowSampling] = []
+        self._recent = _no_tokens(0)  # newest last
+        self._groups: list[_Group] | None = None  # None: the rows have changed
+        self._arrange()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def extend(self, rows: Rows[RowSampling], recent: Rows[Rows[int]]) -> None:
+        """Append rows.
+
+        Args:
+            rows: their settings.
+            recent: the last tokens of each row's prompt, oldest first; more than a penalty looks at are left out.
+        """
+        windows = [_window(tokens) for _, tokens in zip(rows, recent, strict=True)]
+        if windows:
+            self._recent = mx.concatenate([self._recent, mx.array(windows, mx.int32)])
+        self._rows += rows
+        self._arrange()
+
+    def join(self, others: "BatchSampler") -> None:
+        """Append the rows of another, which may not be used any more."""
+        self._recent = mx.concatenate([self._recent, others._recent])
+        self._rows += others._rows
+        self._arrange()
+
+    def keep(self, indices: Rows[int]) -> None:
+        """Keep these rows, in this order, and forget the others."""
+        self._rows = [self._rows[index] for index in indices]
+        self._recent = self._recent[mx.array(list(indices), mx.int32)] if indices else _no_tokens(0)
+        self._arrange()
+
+    def _arrange(self) -> None:
+        """What depends on the rows alone, once for all their steps."""
+        self._groups = None
+        self._penalties = _column(row.repetition_penalty for row in self._rows) if self._has_penalties else None
+        self._held = [index for index, row in enumerate(self._rows) if row.obeys_a_grammar]
+        self._asking = [index for index, row in enumerate(self._rows) if row.top_logprobs is not None]
+        self._most_top = max((row.top_logprobs or 0 for row in self._rows), default=0)
+
     @property
-    def is_filtered(self) -> bool:
-        """Some tokens are out of the question, so the likeliest must be found first."""
-        return self.top_k > 0 or self.top_p < 1.0
+    def _has_penalties(self) -> bool:
+        return any(row.repetition_penalty != 1.0 for row in self._rows)
+
+    def choose(self, logits: mx.array, masks: mx.array | None = None) -> Chosen:
+        """The next token of each row.
+
+        Args:
+            logits: (rows, vocabulary) as the model gives them, of any floating type.
+            masks: (rows, words) int32, a bit for each token as llguidance lays them out, set where
+                it is allowed. Only rows whose request has a grammar are held to theirs; for these,
+                tokens beyond the mask are forbidden too.
+        """
+        assert logits.shape[0] == len(self) > 0, "as many rows of logits as of settings"
+        allowed = self._masked(self._penalised(logits), masks)
+        if self._groups is None:
+            self._groups = _grouped(self._rows, logits.shape[-1])
+        tokens = _chosen(allowed, self._groups)
+        if self._penalties is not None:
+            self._recent = mx.concatenate([self._recent[:, 1:], tokens[:, None].astype(mx.int32)], axis=1)
+        return self._reported(logits, tokens)
+
+    def _penalised(self, logits: mx.array) -> mx.array:
+        if self._penalties is None:
+            return logits
+        newest = self._recent[:, -1:]
+        # A window that is not full repeats its newest token; one that is empty changes nothing.
+        tokens = mx.maximum(mx.where(self._recent == NO_TOKEN, newest, self._recent), 0)
+        penalties = mx.where(newest == NO_TOKEN, 1.0, self._penalties)
+        values = mx.take_along_axis(logits, tokens, axis=-1).astype(mx.float32)
+        lowered = mx.where(values < 0, values * penalties, values / penalties)
+        return mx.put_along_axis(logits, tokens, lowered.astype(logits.dtype), axis=-1)
+
+    def _masked(self, logits: mx.array, masks: mx.array | None) -> mx.array:
+        if masks is None or not self._held:
+            return logits
+        held = mx.array(self._held)
+        masked = logits.astype(mx.float32)
+        masked[held] = mx.minimum(masked[held], _ceilings(masks[held], logits.shape[-1]))
+        return masked
+
+    def _reported(self, logits: mx.array, tokens: mx.array) -> Chosen:
+        if not self._asking:
+            return Chosen(tokens)
+        rows = mx.array(self._asking)
+        values = logits[rows].astype(mx.float32)
+        whole = mx.logsumexp(values, axis=-1, keepdims=True)
+        own = mx.take_along_axis(values, tokens[rows][:, None], axis=-1) - whole
+        logprobs = _spread(own[:, 0], rows, len(self), mx.nan)
+        if self._most_top == 0:
+            return Chosen(tokens, logprobs)
+        # Always as many as any row may ask for: in other company, equals would be told apart otherwise.
+        top, top_tokens = (found[:, : self._most_top] for found in likeliest(values, MAX_TOP_LOGPROBS))
+        return Chosen(
+            tokens,
+            logprobs,
+            _spread(top_tokens.astype(mx.uint32), rows, len(self), 0),
+            _spread(top - whole, rows, len(self), mx.nan),
+        )
+
+
+def _no_tokens(rows: int) -> mx.array:
+    return mx.full((rows, REPETITION_CONTEXT_TOKENS), NO_TOKEN, mx.int32)
+
+
+def _column(values: Iterable[float]) -> mx.array:
+    """(rows, 1)"""
+    return mx.array(list(values))[:, None]
+
+
+def _window(tokens: Rows[int]) -> list[int]:
+    window = list(tokens[-REPETITION_CONTEXT_TOKENS:])
+    return [NO_TOKEN] * (REPETITION_CONTEXT_TOKENS - len(window)) + window
+
+
+def _spread(values: mx.array, places: mx.array, rows: int, filler: float) -> mx.array:
+    """`values` at these rows, `filler` at all others."""
+    whole = mx.full((rows, *values.shape[1:]), filler, values.dtype)
+    whole[places] = values
+    return whole
+
+
+def _ceilings(masks: mx.array, vocabulary: int) -> mx.array:
+    """How high each logit may be: anything, or -inf. The smaller of both is quicker than a choice."""
+    ceilings = _BYTE_CEILINGS[masks.view(mx.uint8)].reshape(masks.shape[0], -1)[:, :vocabulary]
+    missing = vocabulary - ceilings.shape[-1]
+    return mx.pad(ceilings, [(0, 0), (0, missing)], constant_values=-mx.inf) if missing else ceilings
+
+
+_BYTE_CEILINGS = mx.array(
+    [[float("inf") if byte >> bit & 1 else float("-inf") for bit in range(8)] for byte in range(256)]
+)
+
+
+class _Group:
+    """Rows that are computed alike.
+
+    Args:
+        rows: their settings.
+        places: where they are in the batch; None: they are all of it.
+        kind: how they are computed.
+    """
+
+    def __init__(self, rows: list[RowSampling], places: mx.array | None, kind: "_Kind") -> None:
+        self._rows = rows
+        self._choose = kind.choose
+        self.places = places
+        self.width = kind.width
+        self.temperature = _column(max(row.temperature, LEAST_TEMPERATURE) for row in rows)
+        self.top_k = _column(row.top_k for row in rows)
+        self.top_p = _column(row.top_p for row in rows)
+        self.min_p = _column(row.min_p for row in rows)
+
+    def choose(self, logits: mx.array) -> mx.array:
+        return self._choose(logits if self.places is None else logits[self.places], self)
+
+    def scaled(self, logits: mx.array) -> mx.array:
+        return logits.astype(mx.float32) / self.temperature
+
+    def draws(self) -> mx.array:
+        """(rows, 1)"""
+        return _column(row.draw() for row in self._rows)
+
+
+class _Kind(NamedTuple):
+    """A way to compute rows. `width`: among how many of the likeliest tokens; 0: all."""
+
+    choose: Callable[[mx.array, _Group], mx.array]
+    width: int = 0
+
+
+def _grouped(rows: Rows[RowSampling], vocabulary: int) -> list[_Group]:
+    places: dict[_Kind, list[int]] = {}
+    for index, row in enumerate(rows):
+        places.setdefault(_kind(row, vocabulary), []).append(index)
+    return [
+        _Group([rows[index] for index in members], mx.array(members) if len(places) > 1 else None, kind)
+        for kind, members in places.items()
+    ]
+
+
+def _kind(row: RowSampling, vocabulary: int) -> _Kind:
+    if row.is_greedy:
+        return _Kind(_choose_greedily)
+    if 0 < row.top_k < vocabulary:
+        return _Kind(_choose_of_the_likeliest, min(_width(row.top_k), vocabulary))
+    return _Kind(_choose_of_the_nucleus) if row.top_p < 1.0 else _Kind(_choose_of_all)
+
+
+def _width(top_k: int) -> int:
+    """One of few sizes, so that most rows share theirs. The most of any row would be its neighbours' doing."""
+    width = 64
+    while width < top_k:
+        width *= 4
+    return width
+
+
+def _chosen(logits: mx.array, groups: list[_Group]) -> mx.array:
+    if len(groups) == 1:
+        return groups[0].choose(logits)
+    order = mx.argsort(mx.concatenate([group.places for group in groups if group.places is not None]))
+    return mx.concatenate([group.choose(logits) for group in groups])[order]
+
+
+def _choose_greedily(logits: mx.array, group: _Group) -> mx.array:
+    return mx.argmax(logits, axis=-1).astype(mx.uint32)
+
+
+def _choose_of_all(logits: mx.array, group: _Group) -> mx.array:
+    found = masses(group.scaled(logits))
+    return token_at(found * (found >= least_of(found, group.min_p)), group.draws())
+
+
+def _choose_of_the_nucleus(logits: mx.array, group: _Group) -> mx.array:
+    found = masses(group.scaled(logits))
+    return nucleus_token_at(found, group.top_p, least_of(found, group.min_p), group.draws())
+
+
+def _choose_of_the_likeliest(logits: mx.array, group: _Group) -> mx.array:
+    values, tokens = likeliest(group.scaled(logits), group.width)
+    found = masses(mx.where(mx.arange(group.width) < group.top_k, values, -mx.inf))
+    before = mx.cumsum(found, axis=-1) - found
+    belongs = before < part(found.sum(axis=-1, keepdims=True), group.top_p)
+    kept = found * (belongs & (found >= least_of(found, group.min_p)))
+    return mx.take_along_axis(tokens, place_at(kept, group.draws()), axis=-1)[:, 0].astype(mx.uint32)
 
 
 def choose(logprobs: mx.array, rows: Rows[RowSampling]) -> mx.array:
-    """The next token of each row.
+    """The next token of each row; what `BatchSampler` replaces.
 
     Args:
         logprobs: (rows, vocabulary), normalised.
@@ -53,76 +328,11 @@ def choose(logprobs: mx.array, rows: Rows[RowSampling]) -> mx.array:
     Returns:
         (rows,) token ids.
     """
-    if all(row.is_greedy for row in rows):
-        return mx.argmax(logprobs, axis=-1)
-    if len(rows) == 1:
-        return _choose_alike(logprobs, rows)
-    chosen: list[mx.array] = []
-    order: list[int] = []
-    # Rows of one kind go together: a row must not be computed otherwise because of its neighbours.
-    for kind in (_greedy, _filtered, _free):
-        members = [index for index, row in enumerate(rows) if kind(row)]
-        if members:
-            chosen.append(_choose_alike(logprobs[mx.array(members)], [rows[index] for index in members]))
-            order += members
-    return mx.concatenate(chosen)[mx.argsort(mx.array(order))]
-
-
-def _greedy(row: RowSampling) -> bool:
-    return row.is_greedy
-
-
-def _filtered(row: RowSampling) -> bool:
-    return row.is_filtered and not row.is_greedy
-
-
-def _free(row: RowSampling) -> bool:
-    return not row.is_filtered and not row.is_greedy
-
-
-def _choose_alike(logprobs: mx.array, rows: Rows[RowSampling]) -> mx.array:
-    if rows[0].is_greedy:
-        return mx.argmax(logprobs, axis=-1).astype(mx.uint32)
-    points = mx.array([row.draw() for row in rows])[:, None]
-    scaled = logprobs.astype(mx.float32) / mx.array([row.temperature for row in rows])[:, None]
-    if not rows[0].is_filtered:
-        mass = mx.cumsum(mx.softmax(scaled, axis=-1), axis=-1)
-        return _index_at(mass, points * mass[:, -1:], mass.shape[-1])
-    return _choose_filtered(scaled, points, rows)
-
-
-def _choose_filtered(scaled: mx.array, points: mx.array, rows: Rows[RowSampling]) -> mx.array:
-    tokens = _likeliest(scaled, rows)
-    values = mx.take_along_axis(scaled, tokens, axis=-1)
-    width = values.shape[-1]
-    top_k = mx.array([row.top_k or width for row in rows])[:, None]
-    top_p = mx.array([row.top_p for row in rows])[:, None]
-    probs = mx.softmax(mx.where(mx.arange(width) < top_k, values, -mx.inf), axis=-1)
-    before = mx.cumsum(probs, axis=-1) - probs
-    kept = mx.where((before < top_p) | (mx.arange(width) == 0), probs, 0.0)
-    mass = mx.cumsum(kept, axis=-1)
-    places = _index_at(mass, points * mass[:, -1:], (kept > 0).sum(axis=-1))
-    return mx.take_along_axis(tokens, places[:, None], axis=-1)[:, 0].astype(mx.uint32)
-
-
-def _likeliest(scaled: mx.array, rows: Rows[RowSampling]) -> mx.array:
-    """Token ids by falling probability: as many as any row may keep."""
-    vocabulary = scaled.shape[-1]
-    width = max(row.top_k or vocabulary for row in rows)
-    if width >= vocabulary:
-        return mx.argsort(-scaled, axis=-1)
-    some = mx.argpartition(-scaled, kth=width - 1, axis=-1)[:, :width]
-    falling = mx.argsort(-mx.take_along_axis(scaled, some, axis=-1), axis=-1)
-    return mx.take_along_axis(some, falling, axis=-1)
-
-
-def _index_at(mass: mx.array, points: mx.array, count: mx.array | int) -> mx.array:
-    """Where the cumulative `mass` passes `points`; rounding never leads past the last of `count`."""
-    return mx.minimum((mass <= points).sum(axis=-1), count - 1).astype(mx.uint32)
+    return _chosen(logprobs, _grouped(rows, logprobs.shape[-1]))
 
 
 class RepetitionPenalty:
-    """Makes the tokens of the last stretch of prompt and reply less likely.
+    """Makes the tokens of the last stretch of prompt and reply less likely; what `BatchSampler` replaces.
 
     A logits processor of mlx-vlm's `BatchGenerator`: called with the whole prompt before the
     first token, and with each token after that.

@@ -1,0 +1,147 @@
+"""Probabilities as whole numbers, and the token at a point of their sum.
+
+A row's masses are its probabilities in parts of 2**31. Sums of whole numbers are exact in any
+order, so a row gets the same token whichever kernel adds it up: alone or among others, on a CPU
+or a GPU. Nothing here waits for a value: the graph is built and left to whoever needs the token.
+
+Arrays are (rows, vocabulary) or, one value a row, (rows, 1).
+"""
+
+import math
+
+import mlx.core as mx
+
+WHOLE = 2**31
+_BITS = 31
+_BLOCK = 64  # divides the vocabularies of most models, so that nothing has to be padded
+
+
+def masses(scaled: mx.array) -> mx.array:
+    """The probability of each token: uint32, parts of `WHOLE`, rounded.
+
+    Args:
+        scaled: (rows, vocabulary) float32 logits over temperature; -inf where a token is out of the question.
+    """
+    return (mx.softmax(scaled, axis=-1) * WHOLE + 0.5).astype(mx.uint32)
+
+
+def least_of(masses: mx.array, share: mx.array) -> mx.array:
+    """(rows, 1): the mass that is this share of the row's largest."""
+    return mx.floor(share * masses.max(axis=-1, keepdims=True)).astype(mx.uint32)
+
+
+def part(total: mx.array, share: mx.array) -> mx.array:
+    """The whole number that `share` (above 0 to 1) of a total comes to, rounded up; at least 1."""
+    return mx.maximum(mx.ceil(share * total), 1).astype(mx.uint32)
+
+
+def token_at(masses: mx.array, draw: mx.array) -> mx.array:
+    """The token at the point `draw` (0 to 1) of each row's sum of masses, in the order of the vocabulary.
+
+    Returns:
+        (rows,) uint32. Never a token without mass, but where all of the row's are 0.
+    """
+    total = masses.sum(axis=-1, keepdims=True)
+    return _token_at(masses, _point(total, draw))
+
+
+def place_at(masses: mx.array, draw: mx.array) -> mx.array:
+    """As `token_at`, for few tokens a row; returns (rows, 1) places."""
+    mass = mx.cumsum(masses, axis=-1)
+    return (mass <= _point(mass[:, -1:], draw)).sum(axis=-1, keepdims=True)
+
+
+def nucleus_token_at(masses: mx.array, top_p: mx.array, least: mx.array, draw: mx.array) -> mx.array:
+    """The token at `draw` of the likeliest tokens that together reach `top_p`; of equals, the first ones belong.
+
+    Nothing is sorted. It takes the mass of the last token that belongs (or `least`, if that is
+    more), and how many tokens of that mass do.
+    """
+    wanted = part(masses.sum(axis=-1, keepdims=True), top_p)
+    edge = mx.maximum(edge_of(masses, wanted), least)
+    above = _mass_from(masses, edge + 1)
+    equals = (masses == edge).sum(axis=-1, keepdims=True).astype(mx.uint32)
+    taken = mx.minimum((wanted - above + edge - 1) // mx.maximum(edge, 1), equals)
+    point = _point(above + taken * edge, draw)
+    is_at_edge = point >= above
+    lowest = mx.where(is_at_edge, edge, edge + 1)
+    highest = mx.where(is_at_edge, edge, WHOLE)
+    inside = masses * ((masses >= lowest) & (masses <= highest))
+    return _token_at(inside, mx.where(is_at_edge, point - above, point))
+
+
+def edge_of(masses: mx.array, wanted: mx.array) -> mx.array:
+    """The largest mass m such that the tokens of mass m or more together have `wanted`; found bit by bit."""
+    edge = mx.zeros_like(wanted)
+    for bit in reversed(range(_BITS)):
+        higher = edge + (1 << bit)
+        edge = mx.where(_mass_from(masses, higher) >= wanted, higher, edge)
+    return edge
+
+
+def _mass_from(masses: mx.array, least: mx.array) -> mx.array:
+    """The sum of the masses that are `least` or more.
+
+    Raising the others to `least` and taking that off again is three times as fast on a CPU as
+    selecting. It may overflow on the way, and wraps back: the difference is right.
+    """
+    below = (masses < least).sum(axis=-1, keepdims=True).astype(mx.uint32)
+    return mx.maximum(masses, least).sum(axis=-1, keepdims=True) - below * least
+
+
+def _point(total: mx.array, draw: mx.array) -> mx.array:
+    """A whole number from 0 to below `total`."""
+    return mx.minimum((draw * total).astype(mx.uint32), mx.maximum(total, 1) - 1)
+
+
+def _token_at(masses: mx.array, point: mx.array) -> mx.array:
+    """By blocks: which block the point is in, then where in that block."""
+    rows, vocabulary = masses.shape
+    blocks = padded(masses, _BLOCK, 0).reshape(rows, -1, _BLOCK)
+    sums = blocks.sum(axis=-1)
+    mass = mx.cumsum(sums, axis=-1)
+    block = mx.minimum((mass <= point).sum(axis=-1, keepdims=True), sums.shape[-1] - 1)
+    before = mx.take_along_axis(mass, block, axis=-1) - mx.take_along_axis(sums, block, axis=-1)
+    inner = mx.cumsum(mx.take_along_axis(blocks, block[:, :, None], axis=1)[:, 0], axis=-1)
+    place = (inner <= point - before).sum(axis=-1, keepdims=True)
+    return mx.minimum(block * _BLOCK + place, vocabulary - 1)[:, 0].astype(mx.uint32)
+
+
+def likeliest(values: mx.array, width: int) -> tuple[mx.array, mx.array]:
+    """The `width` largest of each row, largest first.
+
+    The vocabulary is looked at as columns: the columns with the `width` largest maxima hold
+    all that are wanted, and are few.
+
+    Returns:
+        (rows, width) values, and (rows, width) tokens.
+    """
+    rows, vocabulary = values.shape
+    height = _height(vocabulary, width)
+    table = padded(values, height, -math.inf).reshape(rows, height, -1)
+    columns = _largest(table.max(axis=1), width)
+    few = mx.take_along_axis(table, columns[:, None, :], axis=2).reshape(rows, -1)
+    found = _largest(few, width)
+    found = mx.take_along_axis(found, mx.argsort(-mx.take_along_axis(few, found, axis=-1), axis=-1), axis=-1)
+    column = mx.take_along_axis(columns, found % columns.shape[-1], axis=-1)
+    tokens = found // columns.shape[-1] * table.shape[-1] + column
+    return mx.take_along_axis(few, found, axis=-1), mx.minimum(tokens, vocabulary - 1)
+
+
+def _height(vocabulary: int, width: int) -> int:
+    """How many tokens a column has: few columns to look through, and few tokens in those that are left."""
+    return 1 << max(0, min(6, int(math.log2(max(1, vocabulary // width)) / 2)))
+
+
+def _largest(values: mx.array, width: int) -> mx.array:
+    """Where the `width` largest of each row are, in no order; all places of a row that has no more."""
+    size = values.shape[-1]
+    if width >= size:
+        return mx.broadcast_to(mx.arange(size, dtype=mx.uint32), values.shape)
+    return mx.argpartition(values, kth=size - width, axis=-1)[:, size - width :]
+
+
+def padded(values: mx.array, multiple: int, filler: float) -> mx.array:
+    """`values` with as much `filler` at the end of each row as makes its length a multiple."""
+    missing = -values.shape[-1] % multiple
+    return mx.pad(values, [(0, 0), (0, missing)], constant_values=filler) if missing else values
