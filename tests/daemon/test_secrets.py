@@ -9,7 +9,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from mlx_websockets.daemon.certificate import LIFETIME, names_of_this_machine, own_certificate
-from mlx_websockets.daemon.secret import keys_folder, own_token, renewed_token, token_in
+from mlx_websockets.daemon.secret import TokenLine, keys_folder, own_token, renewed_token, token_in, tokens_in
 from mlx_websockets.errors import StartError, UsageError
 
 NOW = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
@@ -88,6 +88,49 @@ def test_a_file_of_the_users_choice_is_read_or_made(tmp_path):
     path.write_text("  a-token-of-my-own\n")
     assert token_in(path) == "a-token-of-my-own"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_file_may_have_many_tokens_with_names_weights_and_rates(tmp_path):
+    path = tmp_path / "tokens"
+    path.write_text(
+        "# for everybody\n"
+        "a-token-of-my-own\n"
+        "\n"
+        "the-token-of-the-cameras cameras weight=3 requests_per_minute=600\n"
+        "the-token-of-the-guests\tguests\n"
+    )
+
+    assert tokens_in(path) == [
+        TokenLine("a-token-of-my-own"),
+        TokenLine("the-token-of-the-cameras", "cameras", 3, 600),
+        TokenLine("the-token-of-the-guests", "guests"),
+    ]
+    assert token_in(path) == "a-token-of-my-own"
+    assert "token-of" not in repr(tokens_in(path))
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("the-token-of-the-cameras cam/eras", "line 2: a name has"),
+        ("the-token-of-the-cameras cameras weight=0", "line 2: after the name stand weight (1 to 100)"),
+        ("the-token-of-the-cameras cameras weight=many", "line 2: after the name stand"),
+        ("the-token-of-the-cameras cameras height=3", "line 2: after the name stand"),
+        ("short cameras", "line 2: a token has"),
+        ("a-token-of-my-own cameras", "has a token twice"),
+        ("the-token-of-the-cameras cameras\nthe-token-of-others cameras", "has a name twice"),
+        ("\n".join(f"the-token-number-{number}" for number in range(300)), "has 301 tokens"),
+    ],
+)
+def test_a_line_that_makes_no_sense_is_named_and_its_token_is_not(tmp_path, line, said):
+    path = tmp_path / "tokens"
+    path.write_text(f"a-token-of-my-own\n{line}\n")
+
+    with pytest.raises(UsageError) as refused:
+        tokens_in(path)
+
+    assert said in str(refused.value)
+    assert "the-token" not in str(refused.value) and "of-my-own" not in str(refused.value)
 
 
 def test_a_file_that_is_of_no_use_is_a_mistake_of_the_flag(tmp_path):

@@ -4,11 +4,13 @@ from typing import Any
 
 import pytest
 
-from mlx_websockets.server.gate import Gate, Refusal, address_of, host_refusal, is_local, own_names, passed
+from mlx_websockets.server.gate import Gate, Refusal, address_of, host_refusal, is_local, own_names, party_of
+from mlx_websockets.server.parties import Key, Party, holder
 from mlx_websockets.server.tokens import Guesses, is_right, key_item, shown_token, with_token
 
 NAMES = own_names("gpu.lan", hostname="Studio.fritz.box", allowed=["Chat.example.org"])
 TOKEN = "a-token-that-is-good/+="
+KEYS = (Key(TOKEN),)
 HERE, ELSEWHERE = "192.168.1.20", "192.168.1.77"
 
 
@@ -201,7 +203,7 @@ def asks(client: str = ELSEWHERE, pairs: Any = (), **more: Any) -> dict[str, Any
     ("kind", "place"), [*(("websocket", each) for each in SHOWN), ("http", "header"), ("http", "address")]
 )
 def test_the_right_token_opens_from_elsewhere_wherever_it_stands(kind, place):
-    gate = Gate(NAMES, token=TOKEN)
+    gate = Gate(NAMES, keys=KEYS)
 
     assert gate.refusal(asks(kind=kind, **SHOWN[place]), 0.0) is None
 
@@ -211,7 +213,7 @@ def test_the_right_token_opens_from_elsewhere_wherever_it_stands(kind, place):
 )
 @pytest.mark.parametrize("kind", ["websocket", "http"])
 def test_every_path_wants_it_from_elsewhere(path, kind):
-    gate = Gate(NAMES, token=TOKEN)
+    gate = Gate(NAMES, keys=KEYS)
     wrong = [("authorization", "Bearer wrong-wrong-wrong")]
 
     outcomes = [gate.refusal(asks(kind=kind, path=path, pairs=pairs), 0.0) for pairs in ([], wrong)]
@@ -222,7 +224,7 @@ def test_every_path_wants_it_from_elsewhere(path, kind):
 
 
 def test_whether_it_lives_anybody_may_ask():
-    gate = Gate(NAMES, token=TOKEN)
+    gate = Gate(NAMES, keys=KEYS)
 
     assert gate.refusal(asks(kind="http", path="/healthz"), 0.0) is None
     assert gate.refusal(asks(kind="websocket", path="/healthz"), 0.0) is not None
@@ -250,7 +252,7 @@ def test_whether_it_lives_anybody_may_ask():
     ],
 )
 def test_anything_else_is_wrong_and_no_mistake_of_ours(shown):
-    refused = Gate(NAMES, token=TOKEN).refusal(asks(**shown), 0.0)
+    refused = Gate(NAMES, keys=KEYS).refusal(asks(**shown), 0.0)
 
     assert refused is not None and refused.status == 401
 
@@ -278,14 +280,14 @@ def test_an_open_server_wants_none_and_checks_hosts_and_pages_all_the_same():
 
 
 def test_a_page_is_turned_away_for_its_token_as_browsers_are():
-    refused = Gate(NAMES, token=TOKEN).refusal(asks(pairs=[("origin", "http://192.168.1.20:8765")]), 0.0)
+    refused = Gate(NAMES, keys=KEYS).refusal(asks(pairs=[("origin", "http://192.168.1.20:8765")]), 0.0)
 
     assert refused is not None and refused.is_for_browser
     assert len(refused.reason.encode()) <= 123
 
 
 def test_nothing_behind_the_gate_sees_a_token():
-    seen = passed(
+    seen = Gate(NAMES, keys=KEYS).passed(
         asks(
             pairs=[
                 ("authorization", f"Bearer {TOKEN}"),
@@ -312,6 +314,27 @@ def test_tokens_are_compared_as_bytes():
     assert not is_right(b"", "abc")
 
 
+def test_who_asks_is_told_behind_the_gate():
+    keys = (Key(TOKEN), Key("the-token-of-the-cameras", holder("cameras", weight=3)), Key("another-for-everybody"))
+    gate = Gate(NAMES, keys=keys)
+
+    def party(token: str, client: str = ELSEWHERE) -> Party | None:
+        return party_of(gate.passed(asks(client, pairs=[("authorization", f"Bearer {token}")])))
+
+    assert party(TOKEN) == party("another-for-everybody") == Party(ELSEWHERE)
+    assert party("the-token-of-the-cameras") == Party("token cameras", weight=3)
+    assert party("the-token-of-the-cameras", HERE) == Party("token cameras", weight=3)
+    assert party(TOKEN, HERE) is party("wrong-wrong-wrong", HERE) is None
+
+
+def test_each_of_several_tokens_opens():
+    keys = (Key(TOKEN), Key("the-token-of-the-cameras", holder("cameras")))
+    gate = Gate(NAMES, keys=keys)
+
+    assert guess(gate, ELSEWHERE, 0.0, TOKEN) is guess(gate, ELSEWHERE, 0.0, "the-token-of-the-cameras") is None
+    assert guess(gate, ELSEWHERE, 0.0, "the-token-of-the-camera") == 401
+
+
 # --- guessing -----------------------------------------------------------------------------
 
 
@@ -321,7 +344,7 @@ def guess(gate: Gate, client: str, now: float, token: str = "wrong-wrong-wrong")
 
 
 def test_ten_wrong_tokens_close_the_door_for_a_minute_to_right_ones_too():
-    gate = Gate(NAMES, token=TOKEN)
+    gate = Gate(NAMES, keys=KEYS)
 
     assert [guess(gate, ELSEWHERE, now) for now in range(10)] == [401] * 10
     assert guess(gate, ELSEWHERE, 10) == 429
@@ -330,7 +353,7 @@ def test_ten_wrong_tokens_close_the_door_for_a_minute_to_right_ones_too():
 
 
 def test_it_says_when_to_try_again():
-    gate = Gate(NAMES, token=TOKEN)
+    gate = Gate(NAMES, keys=KEYS)
     for _ in range(10):
         guess(gate, ELSEWHERE, 100.0)
 
@@ -340,7 +363,7 @@ def test_it_says_when_to_try_again():
 
 
 def test_nobody_else_has_to_wait_for_who_guesses():
-    gate = Gate(NAMES, token=TOKEN)
+    gate = Gate(NAMES, keys=KEYS)
     for _ in range(20):
         guess(gate, ELSEWHERE, 0.0)
         guess(gate, "127.0.0.1", 0.0)
@@ -351,7 +374,7 @@ def test_nobody_else_has_to_wait_for_who_guesses():
 
 
 def test_a_few_wrong_ones_now_and_then_are_forgiven():
-    gate = Gate(NAMES, token=TOKEN)
+    gate = Gate(NAMES, keys=KEYS)
 
     assert {guess(gate, ELSEWHERE, 7.0 * each) for each in range(100)} == {401}
 

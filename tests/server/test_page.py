@@ -8,6 +8,7 @@ from starlette.testclient import TestClient
 
 from mlx_websockets.server import page
 from mlx_websockets.server.app import create_app
+from mlx_websockets.server.parties import Key
 from mlx_websockets.settings import Settings
 from mlx_websockets.testing import ScriptedEngine
 
@@ -61,7 +62,7 @@ def test_the_files_are_those_of_the_folder_and_nothing_else(browser):
 
 def test_the_files_need_no_token_but_the_page_does():
     elsewhere = TestClient(
-        create_app(Settings(), ScriptedEngine(), token="open-sesame"),
+        create_app(Settings(), ScriptedEngine(), keys=[Key("open-sesame")]),
         headers={**BROWSER, "host": "192.168.1.2:8765"},
         client=("192.168.1.9", 50000),
     )

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlx_websockets.daemon.secret import TOKEN_VARIABLE, own_token, token_in
+from mlx_websockets.daemon.secret import TOKEN_VARIABLE, TokenLine, own_token, token_in, tokens_in
 from mlx_websockets.errors import StartError
 from mlx_websockets.settings import Settings, check_token
 
 if TYPE_CHECKING:
     from mlx_websockets.daemon.certificate import Certificate
     from mlx_websockets.server.access import Access
+    from mlx_websockets.server.parties import Key
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,19 @@ def way_in(settings: Settings) -> WayIn:
         tls = tls_of(certificate.path, certificate.key_path)
     elif settings.tls_cert is not None and settings.tls_key is not None:
         tls = tls_of(Path(settings.tls_cert), Path(settings.tls_key))
-    return WayIn(Access(token, tls), whereabouts, trouble, certificate)
+    return WayIn(Access(token, tls, _keys(settings)), whereabouts, trouble, certificate)
+
+
+def _keys(settings: Settings) -> "tuple[Key, ...]":
+    """Who has a token of their own. The first one of the file is the server's, and stands in its addresses."""
+    lines = tokens_in(Path(settings.token_file)) if settings.token_file is not None else []
+    return tuple(_key(line) for line in lines if line.name or line is not lines[0])
+
+
+def _key(line: TokenLine) -> "Key":
+    from mlx_websockets.server.parties import Key, holder
+
+    return Key(line.token, holder(line.name, line.weight, line.requests_per_minute) if line.name else None)
 
 
 def given_token(settings: Settings) -> str | None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlx_websockets.errors import UsageError
+from mlx_websockets.server.parties import Key
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,10 +15,17 @@ class Access:
     Attributes:
         token: what other machines have to show; without one none gets in, unless the settings say `no_auth`.
         tls: how connections are encrypted on a port of their own; None: there is no such port.
+        more: further tokens that are as good, each of them perhaps of a party of its own.
     """
 
     token: str | None = field(default=None, repr=False)
     tls: ssl.SSLContext | None = None
+    more: tuple[Key, ...] = ()
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """Everything that opens; what says more of a token comes first."""
+        return (*self.more, *((Key(self.token),) if self.token is not None else ()))
 
 
 def tls_of(certificate: Path, key: Path) -> ssl.SSLContext:

@@ -1,5 +1,6 @@
 """The application: every route on one screen."""
 
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from starlette.applications import Starlette
@@ -15,6 +16,7 @@ from mlx_websockets.server.floor import Engine, Floor
 from mlx_websockets.server.gate import Gate, own_names
 from mlx_websockets.server.limits import Limits
 from mlx_websockets.server.parking import Parking
+from mlx_websockets.server.parties import Key
 from mlx_websockets.server.rates import RequestRates
 from mlx_websockets.server.status import Status
 from mlx_websockets.settings import Settings
@@ -23,18 +25,18 @@ OPENERS = 2
 """Pictures opened at once: each may take 200 MB for a moment."""
 
 
-def create_app(settings: Settings, engine: Engine, limits: Limits = Limits(), *, token: str | None = None) -> Starlette:
+def create_app(settings: Settings, engine: Engine, limits: Limits = Limits(), *, keys: Iterable[Key] = ()) -> Starlette:
     """The server as an ASGI application; `app.state.house` is what its connections share.
 
     Args:
         settings: what a new connection starts with.
         engine: answers; loading it is the caller's.
         limits: how patient the server is.
-        token: what other machines have to show; without one none gets in, unless the settings say `no_auth`.
+        keys: what other machines have to show one of; without any none gets in, unless the settings say `no_auth`.
     """
     gate = Gate(
         own_names(settings.host, allowed=settings.allowed_host),
-        token=token,
+        keys=keys,
         is_open=settings.no_auth,
         origins=settings.allow_origin,
     )

@@ -17,7 +17,7 @@ from mlx_websockets.events import Hello, Problem, Resume, Resumed, ServerEvent, 
 from mlx_websockets.protocols.native import NativeProtocol
 from mlx_websockets.protocols.native_schema import FEATURES, SUBPROTOCOL
 from mlx_websockets.server.desk import Desk, Ending, House
-from mlx_websockets.server.gate import address_of, is_local
+from mlx_websockets.server.gate import is_local, party_of
 from mlx_websockets.server.limits import told
 from mlx_websockets.server.outbox import PeerGone
 from mlx_websockets.server.replay import Message
@@ -37,11 +37,8 @@ class Connection:
         self._house = house
         self.is_local = is_local(socket.scope)
         self._speaks_v2 = SUBPROTOCOL in socket.scope.get("subprotocols", [])
-        protocol, party = (
-            NativeProtocol(2 if self._speaks_v2 else 1),
-            None if is_local(socket.scope) else address_of(socket.scope),
-        )
-        self._desk = Desk(protocol, house, is_resumable=self._speaks_v2, party=party)
+        protocol = NativeProtocol(2 if self._speaks_v2 else 1)
+        self._desk = Desk(protocol, house, is_resumable=self._speaks_v2, party=party_of(socket.scope))
         self._ending: Ending | None = None
         self._has_ended = asyncio.Event()
         self._tasks: asyncio.TaskGroup
@@ -98,7 +95,7 @@ class Connection:
             resume_token=self._desk.resume_token,
             model={"id": engine.model_id, "vision": engine.sees},
             limits=told(
-                limits,
+                self._desk.limits,
                 max_output_tokens=self._desk.session.sampling.limit,
                 context_tokens=self._house.status.context_tokens,
             ),

@@ -39,6 +39,7 @@ from mlx_websockets.server.floor import Engine, Floor
 from mlx_websockets.server.limits import Limits
 from mlx_websockets.server.outbox import Outbox
 from mlx_websockets.server.parking import Parking, new_token
+from mlx_websockets.server.parties import Party
 from mlx_websockets.server.rates import Allowance, RequestRates
 from mlx_websockets.server.replay import Replay
 from mlx_websockets.server.status import Status
@@ -108,21 +109,23 @@ class Desk:
         protocol: the peer's dialect.
         house: what is shared.
         is_resumable: the peer may come back on another socket if this one breaks.
-        party: with whom the peer shares its turns and its allowance: an address; None is this machine.
+        party: with whom the peer shares its turns and its allowance; None: with this machine.
 
     Attributes:
         name: the session's; public.
+        limits: what holds for this peer.
         resume_token: who has it may come back; empty if nobody may.
         received: messages of the peer that were taken.
         farewell: why the server ends, once it does.
         error_id: under what a mistake of ours is in the log, once there was one.
     """
 
-    def __init__(self, protocol: WireProtocol, house: House, *, is_resumable: bool, party: str | None = None) -> None:
+    def __init__(self, protocol: WireProtocol, house: House, *, is_resumable: bool, party: Party | None = None) -> None:
         self.name = secrets.token_hex(8)
         self.resume_token = new_token(self.name) if is_resumable else ""
         self.protocol = protocol
         self.party = party
+        self.limits = _limits_of(party, house.limits)
         self.session = Session(
             house.settings.sampling,
             house.floor.numbers,
@@ -274,9 +277,10 @@ class Desk:
 
     def _refusal(self, ask: Ask) -> Refused | None:
         """Why a sound request is not taken now; None: it is."""
-        limits, floor = self._house.limits, self._house.floor
+        limits, floor = self.limits, self._house.floor
         if self.party is not None and (wait := self._house.rates.take(self.party, time.monotonic())):
-            reason = f"More than {limits.requests_per_minute} requests a minute came from your address."
+            whence = "with your token" if self.party.is_named else "from your address"
+            reason = f"More than {limits.requests_per_minute} requests a minute came {whence}."
             return Refused("rate_limited", reason, retryable=True, retry_after_ms=math.ceil(wait * 1000))
         if self._engine.engine_of(ask.model) is None:
             return Refused("model_not_found", self._not_served(ask.model or ""))
@@ -433,6 +437,12 @@ class Desk:
             self._openings.pop(draft.turn, None)
         self.session.pictures_opened(draft.turn, round((time.monotonic() - began) * 1000, 3))
         engine.submit(request, lambda update: self._update(update, engine.model_id))
+
+
+def _limits_of(party: Party | None, limits: Limits) -> Limits:
+    if party is None or party.requests_per_minute is None:
+        return limits
+    return replace(limits, requests_per_minute=party.requests_per_minute)
 
 
 def _replay(limits: Limits) -> Replay:

@@ -15,12 +15,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlx_websockets.server.page import PATHS
+from mlx_websockets.server.parties import Key, Party
 from mlx_websockets.server.tokens import Guesses, is_right, shown_token, without_token
 
 Headers = Iterable[tuple[bytes, bytes]]
 
 OPEN_PATHS = PATHS | {"/healthz"}
 """What needs no token: the page's files, which hold no secret, and what whoever watches over the server asks."""
+
+PARTY = "mlx_websockets.party"
+"""Where a scope says who asks."""
 
 _AUTHORITY = re.compile(r"(?P<host>\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::(?P<port>[0-9]{1,5}))?", re.ASCII)
 _ORIGIN = re.compile(r"https?://(?P<authority>[^/?#@]+)", re.ASCII)
@@ -54,7 +58,7 @@ class Gate:
         self,
         names: frozenset[str],
         *,
-        token: str | None = None,
+        keys: Iterable[Key] = (),
         is_open: bool = False,
         origins: Iterable[str] = (),
         guesses: Guesses | None = None,
@@ -62,13 +66,13 @@ class Gate:
         """
         Args:
             names: see `own_names`.
-            token: what other machines have to show; without one, nothing that they show is right.
+            keys: what other machines have to show one of; without any, nothing that they show is right.
             is_open: nobody needs a token.
             origins: of foreign pages that may connect all the same.
             guesses: counts the wrong tokens.
         """
         self._names = names
-        self._token = token
+        self._keys = tuple(keys)
         self._is_open = is_open
         self._origins = frozenset(origin.lower() for origin in origins)
         self._guesses = Guesses() if guesses is None else guesses
@@ -81,6 +85,22 @@ class Gate:
         if reason:
             return Refusal(reason, bool(origins))
         return self._token_refusal(scope, bool(origins), now)
+
+    def passed(self, scope: dict[str, Any]) -> dict[str, Any]:
+        """The scope as everything behind the gate sees it: a token that is not there can't leak. See `party_of`."""
+        return {**without_token(scope), PARTY: self._party(scope)}
+
+    def _party(self, scope: Mapping[str, Any]) -> Party | None:
+        shown = shown_token(scope)
+        key = self._key(shown) if shown is not None else None
+        if key is not None and key.holder is not None:
+            return key.holder
+        return None if is_local(scope) else Party(address_of(scope))
+
+    def _key(self, shown: bytes) -> Key | None:
+        """What it opens the door as. Every token is looked at, so the time tells nothing of which it was."""
+        right = [key for key in self._keys if is_right(shown, key.token)]
+        return right[0] if right else None
 
     def _origin_refusal(self, origins: list[str], headers: Headers) -> str | None:
         if not origins:
@@ -99,16 +119,17 @@ class Gate:
         wait = self._guesses.seconds_to_wait(address, now)
         if wait > 0:
             return Refusal(TOO_MANY_GUESSES, is_for_browser, 429, {"retry-after": str(int(wait) + 1)})
-        if self._token is not None and is_right(shown, self._token):
+        if self._key(shown) is not None:
             return None
         self._guesses.note_wrong(address, now)
         header = {"www-authenticate": 'Bearer error="invalid_token"'}
         return Refusal(WRONG_TOKEN, is_for_browser, 401, header)
 
 
-def passed(scope: dict[str, Any]) -> dict[str, Any]:
-    """The scope as everything behind the gate sees it: a token that is not there can't leak."""
-    return without_token(scope)
+def party_of(scope: Mapping[str, Any]) -> Party | None:
+    """Who asks, behind the gate; None: this machine."""
+    found: Party | None = scope.get(PARTY)
+    return found
 
 
 # --- where a request comes from ---------------------------------------------------------

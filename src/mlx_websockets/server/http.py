@@ -11,7 +11,7 @@ from mlx_websockets.metrics import CONTENT_TYPE
 from mlx_websockets.protocols.native_schema import SUBPROTOCOL
 from mlx_websockets.server import page
 from mlx_websockets.server.addresses import url
-from mlx_websockets.server.gate import Gate, Refusal, passed
+from mlx_websockets.server.gate import Gate, Refusal
 
 
 async def greeting(request: Request) -> Response:
@@ -75,7 +75,7 @@ class Gatekeeper:
             return
         refused = self._gate.refusal(scope, time.monotonic())
         if refused is None:
-            await self._app(passed(dict(scope)), receive, send)
+            await self._app(self._gate.passed(dict(scope)), receive, send)
             return
         scope["app"].state.house.metrics.refused(refused.status)
         if scope["type"] == "http":

@@ -2,10 +2,12 @@
 
 from collections import OrderedDict
 
+from mlx_websockets.server.parties import Party
+
 BURST_SHARE = 1 / 6
 """What of a minute's allowance may be used at once."""
 
-MAX_ADDRESSES = 10_000
+MAX_PARTIES = 10_000
 
 
 class Allowance:
@@ -32,17 +34,19 @@ class Allowance:
 
 
 class RequestRates:
-    """The allowance of each address. Of very many, those that asked least lately are forgotten."""
+    """The allowance of each party. Of very many, those that asked least lately are forgotten."""
 
     def __init__(self, per_minute: int) -> None:
+        """`per_minute`: for a party that has no number of its own."""
         self._per_minute = per_minute
         self._allowances: OrderedDict[str, Allowance] = OrderedDict()
 
-    def take(self, address: str, now: float) -> float:
+    def take(self, party: Party, now: float) -> float:
         """See `Allowance.take`."""
-        if address not in self._allowances:
-            self._allowances[address] = Allowance(self._per_minute, self._per_minute * BURST_SHARE)
-            if len(self._allowances) > MAX_ADDRESSES:
+        if party.name not in self._allowances:
+            per_minute = party.requests_per_minute or self._per_minute
+            self._allowances[party.name] = Allowance(per_minute, per_minute * BURST_SHARE)
+            if len(self._allowances) > MAX_PARTIES:
                 self._allowances.popitem(last=False)
-        self._allowances.move_to_end(address)
-        return self._allowances[address].take(now)
+        self._allowances.move_to_end(party.name)
+        return self._allowances[party.name].take(now)

@@ -137,7 +137,7 @@ async def serve(
             _complain_calmly(asyncio.get_running_loop())
             if not await _unless_stopped(stop, engine.start(on_progress)):
                 return False
-            app = create_app(settings, engine, limits, token=access.token)
+            app = create_app(settings, engine, limits, keys=access.keys)
             config = listener_config(app, limits, app.state.house.metrics.refused)
             addresses = _addresses(settings, sockets, secure)
             server = _Server(config, app.state.house, stop, lambda: announce(addresses), secure, access.tls)
