@@ -28,13 +28,17 @@ def fingerprint(image: Image) -> bytes:
     return digest.digest()
 
 
-def prompt_keys(tokens: Sequence[int], image_ids: set[int], pictures: Sequence[bytes]) -> list[int]:
+def prompt_keys(
+    tokens: Sequence[int], image_ids: set[int], pictures: Sequence[bytes], places: Sequence[int] | None = None
+) -> list[int]:
     """One number for each token of a prompt: prompts can share what was computed as far as these agree.
 
     Args:
         tokens: the prompt, the places of its pictures included.
         image_ids: the tokens that are places of pictures.
         pictures: the fingerprints of the pictures, in the order of the prompt.
+        places: how many places each picture has. None: not known; then an unbroken row of places
+            is taken for a picture, if there are as many as pictures.
 
     Returns:
         A text token's own id; for a picture's place a negative number of 62 bits, made of the
@@ -44,37 +48,29 @@ def prompt_keys(tokens: Sequence[int], image_ids: set[int], pictures: Sequence[b
     keys = list(tokens)
     if not pictures:
         return keys
-    stretches = _stretches(tokens, image_ids)
-    if len(stretches) == len(pictures):
-        for stretch, picture in zip(stretches, pictures, strict=True):
-            _mark(keys, [stretch], picture)
-    elif stretches:
-        _mark(keys, stretches, _joint(pictures))
-    else:
+    theirs = [index for index, token in enumerate(tokens) if token in image_ids]
+    if not theirs:
         keys[0] = _key(_joint(pictures), keys[0])
+        return keys
+    if places is None or sum(places) != len(theirs):
+        places = _stretches(tokens, image_ids)
+    if len(places) != len(pictures):
+        pictures, places = [_joint(pictures)], [len(theirs)]
+    rest = iter(theirs)
+    for picture, count in zip(pictures, places, strict=True):
+        for number in range(count):
+            keys[next(rest)] = _key(picture, number)
     return keys
 
 
-def _stretches(tokens: Sequence[int], image_ids: set[int]) -> list[tuple[int, int]]:
-    """Start and end of each unbroken row of places."""
-    found, start = [], 0
-    for is_place, group in groupby(tokens, key=image_ids.__contains__):
-        end = start + sum(1 for _ in group)
-        if is_place:
-            found.append((start, end))
-        start = end
-    return found
+def _stretches(tokens: Sequence[int], image_ids: set[int]) -> list[int]:
+    """The lengths of the unbroken rows of places."""
+    groups = groupby(tokens, key=image_ids.__contains__)
+    return [sum(1 for _ in group) for is_place, group in groups if is_place]
 
 
 def _joint(pictures: Sequence[bytes]) -> bytes:
     return pictures[0] if len(pictures) == 1 else hmac.digest(_SECRET, b"".join(pictures), "sha256")
-
-
-def _mark(keys: list[int], stretches: list[tuple[int, int]], picture: bytes) -> None:
-    """Put a picture's keys into its places, counted through all its stretches."""
-    places = (place for start, end in stretches for place in range(start, end))
-    for number, place in enumerate(places):
-        keys[place] = _key(picture, number)
 
 
 def _key(picture: bytes, number: int) -> int:

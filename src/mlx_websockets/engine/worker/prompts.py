@@ -8,7 +8,6 @@ off. A benign text gets the very ids that it gets in one piece.
 """
 
 import re
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +17,7 @@ from mlx_vlm.prompt_utils import apply_chat_template
 from mlx_vlm.utils import prepare_inputs, should_add_special_tokens
 from tokenizers import AddedToken
 
+from mlx_websockets.engine.worker.embedding import Embedder, Processed
 from mlx_websockets.engine.worker.pictures import fingerprint, prompt_keys
 from mlx_websockets.engine.worker.sequence import Prompt
 from mlx_websockets.errors import EngineError
@@ -25,6 +25,9 @@ from mlx_websockets.generation import ChatMessage, GenerationRequest, Image
 
 MAX_MESSAGES = 128
 """Stand-ins that a tokenizer is given; a request with more messages is refused."""
+
+PICTURE_BYTES = 256 * 2**20
+"""Gemma 3 4B needs 1.3 MB for a picture."""
 
 
 class Prompts:
@@ -35,9 +38,19 @@ class Prompts:
             (the stand-ins), with ids past the model's vocabulary that never reach the model.
         sees: the model takes pictures.
         context_tokens: prompt and reply together are no longer than this.
+        picture_bytes: of what was computed of pictures and is kept for prompts to come.
     """
 
-    def __init__(self, model: Any, processor: Any, tokenizer: Any, *, sees: bool, context_tokens: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        tokenizer: Any,
+        *,
+        sees: bool,
+        context_tokens: int,
+        picture_bytes: int = PICTURE_BYTES,
+    ) -> None:
         self._model = model
         self._processor = processor
         self._tokenizer = tokenizer
@@ -49,11 +62,21 @@ class Prompts:
         )
         self._added_ids = set(tokenizer.added_tokens_decoder) - set(self._stand_in_ids)
         self._image_ids = _image_ids(model.config)
+        self._embedder = Embedder(model, self._image_ids, picture_bytes)
         self._breakable = _control_words(tokenizer, processor, self._stand_ins)
         self._trimmed_roles = self._find_trimmed_roles()
 
+    @property
+    def nbytes(self) -> int:
+        """Of what is kept of pictures."""
+        return self._embedder.nbytes
+
+    def clear(self) -> None:
+        """Give back what is kept of pictures, as when memory has run out."""
+        self._embedder.clear()
+
     def prompt(self, request: GenerationRequest) -> tuple[Prompt, float]:
-        """The request as the model takes it, and the seconds that its pictures took.
+        """The request as the model takes it, and the seconds that its vision took: 0 if all pictures were known.
 
         Messages of the past are left out, oldest first, as far as `request.droppable` allows,
         until the prompt fits.
@@ -63,31 +86,36 @@ class Prompts:
         """
         if not self._sees and any(message.images for message in request.messages):
             raise EngineError("model_cannot_see", "This model takes no pictures.")
+        prompt, images = self._fitting(request)
+        pictures = [fingerprint(image) for image in images]
+        embedded = self._embedder.embed(prompt, pictures, lambda number: self._alone(images[number]))
+        return Prompt(
+            tokens=prompt.tokens,
+            image_tokens=sum(token in self._image_ids for token in prompt.tokens),
+            inputs=embedded.inputs,
+            keys=prompt_keys(prompt.tokens, self._image_ids, pictures, embedded.places),
+        ), embedded.vision_seconds
+
+    # --- text -------------------------------------------------------------------------
+
+    def _fitting(self, request: GenerationRequest) -> tuple[Processed, list[Image]]:
+        """As much of the dialogue as fits, and the pictures in it."""
         messages, droppable = list(request.messages), request.droppable
         while True:
-            ids, inputs = self._encoded(messages)
-            if len(ids) < self._context_tokens:
-                break
+            prompt = self._encoded(messages)
+            length, room = len(prompt.tokens), self._context_tokens
+            if length < room:
+                return prompt, [image for message in messages for image in message.images]
             if droppable < 2:
                 raise EngineError(
                     "prompt_too_long",
-                    f"The prompt has {len(ids)} tokens, the model takes {self._context_tokens} in all. Shorten it.",
+                    f"The prompt has {length} tokens, the model takes {room} in all. Shorten it.",
                 )
             first = 1 if messages[0].role == "system" else 0
             del messages[first : first + 2]
             droppable -= 2
-        image_tokens = sum(token in self._image_ids for token in ids)
-        pictures = [fingerprint(image) for message in messages for image in message.images]
-        started = time.perf_counter()
-        embedded = self._embedded(ids, inputs)
-        seconds = time.perf_counter() - started if pictures else 0.0
-        keys = prompt_keys(ids, self._image_ids, pictures)
-        return Prompt(tokens=ids, image_tokens=image_tokens, inputs=embedded, keys=keys), seconds
 
-    # --- text -------------------------------------------------------------------------
-
-    def _encoded(self, messages: list[ChatMessage]) -> tuple[list[int], dict[str, Any]]:
-        """Token ids, and the rest of what the processor made of the pictures."""
+    def _encoded(self, messages: list[ChatMessage]) -> Processed:
         if len(messages) > MAX_MESSAGES:
             raise EngineError("prompt_too_long", f"A request has at most {MAX_MESSAGES} messages.")
         texts = [message.text.strip() if message.role in self._trimmed_roles else message.text for message in messages]
@@ -98,7 +126,11 @@ class Prompts:
             ids = [token for token, kept in zip(ids, mask.flatten().tolist(), strict=True) if kept]
         spelled = self._spelled_out(ids, texts)
         stretched = {key: _stretched(value, len(ids), spelled) for key, value in inputs.items()}
-        return [token for piece in spelled for token in piece[1]], stretched
+        return Processed([token for piece in spelled for token in piece[1]], stretched)
+
+    def _alone(self, image: Image) -> Processed:
+        """A prompt of one picture and nothing else."""
+        return self._encoded([ChatMessage("user", "", (image,))])
 
     def _rendered(self, messages: list[ChatMessage]) -> str:
         """The template's text, a stand-in for each message's words."""
@@ -192,17 +224,6 @@ class Prompts:
             except Exception:  # noqa: S112 - a template may refuse a role; then there is nothing to trim
                 continue
         return trimmed
-
-    # --- pictures ---------------------------------------------------------------------
-
-    def _embedded(self, ids: list[int], inputs: dict[str, Any]) -> dict[str, Any]:
-        """The prefill's keyword arguments: the vision tower runs here."""
-        pixels = inputs.pop("pixel_values", None)
-        tokens = mx.array([ids])
-        embedding = self._model.get_input_embeddings(tokens, pixels, mask=mx.ones_like(tokens), **inputs)
-        made = {key: value for key, value in embedding.to_dict().items() if value is not None}
-        mx.eval([value for value in made.values() if isinstance(value, mx.array)])
-        return {**inputs, **made}
 
 
 def _add_stand_ins(tokenizer: Any) -> list[str]:
