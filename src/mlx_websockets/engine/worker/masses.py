@@ -22,7 +22,33 @@ def masses(scaled: mx.array) -> mx.array:
     Args:
         scaled: (rows, vocabulary) float32 logits over temperature; -inf where a token is out of the question.
     """
-    return (mx.softmax(scaled, axis=-1) * WHOLE + 0.5).astype(mx.uint32)
+    if _has_a_quick_exp():
+        return (mx.softmax(scaled, axis=-1) * WHOLE + 0.5).astype(mx.uint32)
+    weights = _weights(scaled)
+    return (weights * (WHOLE / _sum(weights)) + 0.5).astype(mx.uint32)
+
+
+def log_sum(values: mx.array) -> mx.array:
+    """(rows, 1): the logarithm of the sum of each row's exponentials; `values` are float32."""
+    if _has_a_quick_exp():
+        return mx.logsumexp(values, axis=-1, keepdims=True)
+    return mx.log(_sum(_weights(values))) + values.max(axis=-1, keepdims=True)
+
+
+def _has_a_quick_exp() -> bool:
+    """On a CPU, MLX's `exp` and all that is built on it take three to six times as long as its `power`."""
+    return mx.default_device().type != mx.DeviceType.cpu
+
+
+def _weights(values: mx.array) -> mx.array:
+    """What the exponentials of each row are to its largest."""
+    return mx.power(2.0, (values - values.max(axis=-1, keepdims=True)) * math.log2(math.e))
+
+
+def _sum(weights: mx.array) -> mx.array:
+    """(rows, 1): in an order that is the same for any number of rows."""
+    blocks = _in_pieces(weights, _BLOCK, 0)
+    return mx.cumsum(blocks.sum(axis=-1), axis=-1)[:, -1:]
 
 
 def least_of(masses: mx.array, share: mx.array) -> mx.array:
@@ -96,15 +122,14 @@ def _point(total: mx.array, draw: mx.array) -> mx.array:
 
 def _token_at(masses: mx.array, point: mx.array) -> mx.array:
     """By blocks: which block the point is in, then where in that block."""
-    rows, vocabulary = masses.shape
-    blocks = padded(masses, _BLOCK, 0).reshape(rows, -1, _BLOCK)
+    blocks = _in_pieces(masses, _BLOCK, 0)
     sums = blocks.sum(axis=-1)
     mass = mx.cumsum(sums, axis=-1)
     block = mx.minimum((mass <= point).sum(axis=-1, keepdims=True), sums.shape[-1] - 1)
     before = mx.take_along_axis(mass, block, axis=-1) - mx.take_along_axis(sums, block, axis=-1)
     inner = mx.cumsum(mx.take_along_axis(blocks, block[:, :, None], axis=1)[:, 0], axis=-1)
     place = (inner <= point - before).sum(axis=-1, keepdims=True)
-    return mx.minimum(block * _BLOCK + place, vocabulary - 1)[:, 0].astype(mx.uint32)
+    return mx.minimum(block * _BLOCK + place, masses.shape[-1] - 1)[:, 0].astype(mx.uint32)
 
 
 def likeliest(values: mx.array, width: int) -> tuple[mx.array, mx.array]:
@@ -118,7 +143,7 @@ def likeliest(values: mx.array, width: int) -> tuple[mx.array, mx.array]:
     """
     rows, vocabulary = values.shape
     height = _height(vocabulary, width)
-    table = padded(values, height, -math.inf).reshape(rows, height, -1)
+    table = padded(values, -(-vocabulary // height) * height, -math.inf).reshape(rows, height, -1)
     columns = _largest(table.max(axis=1), width)
     few = mx.take_along_axis(table, columns[:, None, :], axis=2).reshape(rows, -1)
     found = _largest(few, width)
@@ -141,7 +166,13 @@ def _largest(values: mx.array, width: int) -> mx.array:
     return mx.argpartition(values, kth=size - width, axis=-1)[:, size - width :]
 
 
-def padded(values: mx.array, multiple: int, filler: float) -> mx.array:
-    """`values` with as much `filler` at the end of each row as makes its length a multiple."""
-    missing = -values.shape[-1] % multiple
-    return mx.pad(values, [(0, 0), (0, missing)], constant_values=filler) if missing else values
+def padded(values: mx.array, size: int, filler: float) -> mx.array:
+    """`values` with `filler` at the end of each row up to this size; as they are if they are longer."""
+    missing = size - values.shape[-1]
+    return mx.pad(values, [(0, 0), (0, missing)], constant_values=filler) if missing > 0 else values
+
+
+def _in_pieces(values: mx.array, size: int, filler: float) -> mx.array:
+    """(rows, pieces, size): each row cut up, the last piece filled."""
+    whole = -(-values.shape[-1] // size) * size
+    return padded(values, whole, filler).reshape(values.shape[0], -1, size)
