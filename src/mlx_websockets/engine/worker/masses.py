@@ -22,7 +22,7 @@ def masses(scaled: mx.array) -> mx.array:
     Args:
         scaled: (rows, vocabulary) float32 logits over temperature; -inf where a token is out of the question.
     """
-    if _has_a_quick_exp():
+    if not _computes_on_cpu():
         return (mx.softmax(scaled, axis=-1) * WHOLE + 0.5).astype(mx.uint32)
     weights = _weights(scaled)
     return (weights * (WHOLE / _sum(weights)) + 0.5).astype(mx.uint32)
@@ -30,18 +30,17 @@ def masses(scaled: mx.array) -> mx.array:
 
 def log_sum(values: mx.array) -> mx.array:
     """(rows, 1): the logarithm of the sum of each row's exponentials; `values` are float32."""
-    if _has_a_quick_exp():
+    if not _computes_on_cpu():
         return mx.logsumexp(values, axis=-1, keepdims=True)
     return mx.log(_sum(_weights(values))) + values.max(axis=-1, keepdims=True)
 
 
-def _has_a_quick_exp() -> bool:
-    """On a CPU, MLX's `exp` and all that is built on it take three to six times as long as its `power`."""
-    return mx.default_device().type != mx.DeviceType.cpu
+def _computes_on_cpu() -> bool:
+    return mx.default_device().type == mx.DeviceType.cpu
 
 
 def _weights(values: mx.array) -> mx.array:
-    """What the exponentials of each row are to its largest."""
+    """The exponentials of each row over its largest. On a CPU, MLX's `exp` takes several times as long as `power`."""
     return mx.power(2.0, (values - values.max(axis=-1, keepdims=True)) * math.log2(math.e))
 
 
