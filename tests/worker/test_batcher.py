@@ -8,7 +8,7 @@ import PIL.Image
 import pytest
 from mlx_vlm.prompt_utils import apply_chat_template
 
-from mlx_websockets.engine.worker.batcher import Batcher
+from mlx_websockets.engine.worker.batcher import Batcher, RowToken
 from mlx_websockets.engine.worker.prompts import Prompts
 from mlx_websockets.generation import ChatMessage, Choice, GenerationRequest, Image
 
@@ -22,22 +22,29 @@ class Worker:
         self.model, self.processor = mlx_vlm.load(str(folder))
         self.tokenizer: Any = self.processor.tokenizer
         self.prompts = Prompts(self.model, self.processor, self.tokenizer, sees=True, context_tokens=8192)
-        self.batcher = Batcher(self.model, self.processor, rows=16, prefill_chunk=16)
+        self.batcher = self.new_batcher()
 
-    def replies(self, *requests: GenerationRequest) -> list[list[int]]:
-        """The tokens of each request, all of them computed together."""
-        waiting, rows = list(requests), []
-        said: dict[int, list[int]] = {}
-        while waiting or len(self.batcher):
-            if waiting and self.batcher.takes_a_prompt:
-                request = waiting.pop(0)
-                row = self.batcher.insert(self.prompts.prompt(request)[0], request.choice)
-                rows.append(row)
-                said[row] = []
-            for token in self.batcher.step():
-                if token.end != "stop":
-                    said[token.row].append(token.token)
-        return [said[row] for row in rows]
+    def new_batcher(self, **options: Any) -> Batcher:
+        is_end = self.tokenizer.stopping_criteria
+        return Batcher(self.model, is_end, **({"rows": 16, "prefill_chunk": 16} | options))
+
+    def insert(self, request: GenerationRequest, batcher: Batcher | None = None) -> int:
+        """Begin on a request; returns its id."""
+        prompt = self.prompts.prompt(request)[0]
+        (batcher or self.batcher).insert(request.id, prompt, request.choice, priority=request.priority)
+        return request.id
+
+    def replies(self, *requests: GenerationRequest, batcher: Batcher | None = None) -> list[list[int]]:
+        """The tokens of each request's first candidate, all requests computed together."""
+        batcher = batcher or self.batcher
+        for request in requests:
+            self.insert(request, batcher)
+        said: dict[int, list[int]] = {request.id: [] for request in requests}
+        while len(batcher):
+            for token in batcher.step():
+                if token.end != "stop" and token.candidate == 0:
+                    said[token.request].append(token.token)
+        return list(said.values())
 
 
 @pytest.fixture(scope="module")
@@ -105,37 +112,25 @@ def test_rows_with_different_settings_never_see_each_other_s(worker: Worker):
     assert worker.replies(*requests) == alone
 
 
-def test_a_row_can_be_given_up_in_prefill_and_in_decode_while_the_others_go_on(worker: Worker):
+def test_a_request_can_be_given_up_in_prefill_and_in_decode_while_the_others_go_on(worker: Worker):
     expected = worker.replies(request(1))[0]
     batcher = worker.batcher
-    kept = batcher.insert(worker.prompts.prompt(request(1))[0], request(1).choice)
-    said = [token.token for _ in range(8) for token in batcher.step() if token.row == kept]
+    kept = worker.insert(request(1))
+    said = [token.token for _ in range(8) for token in batcher.step() if token.request == kept]
 
-    decoding = batcher.insert(worker.prompts.prompt(request(2))[0], request(2).choice)
-    while not batcher.takes_a_prompt:
-        said += [token.token for token in batcher.step() if token.row == kept]
+    decoding = worker.insert(request(2))
+    tokens: list[RowToken] = []
+    while decoding not in {token.request for token in tokens}:
+        tokens = batcher.step()
+        said += [token.token for token in tokens if token.request == kept]
     batcher.remove(decoding)
-    prefilling = batcher.insert(worker.prompts.prompt(request(3))[0], request(3).choice)
+    prefilling = worker.insert(request(3))
+    said += [token.token for token in batcher.step() if token.request == kept]
     batcher.remove(prefilling)
     while len(batcher):
         tokens = batcher.step()
-        assert {token.row for token in tokens} <= {kept}
+        assert {token.request for token in tokens} <= {kept}
         said += [token.token for token in tokens if token.end != "stop"]
 
     assert said == expected
-    assert batcher.takes_a_prompt
-
-
-def test_a_running_reply_waits_no_longer_than_one_chunk_of_another_s_prompt(worker: Worker):
-    batcher = worker.batcher
-    running = batcher.insert(worker.prompts.prompt(request(1))[0], Choice(max_tokens=200))
-    while not batcher.takes_a_prompt:
-        batcher.step()
-    long = GenerationRequest(id=9, messages=(ChatMessage("user", "word " * 100),), choice=Choice(max_tokens=4))
-    newcomer = batcher.insert(worker.prompts.prompt(long)[0], long.choice)
-
-    while not batcher.takes_a_prompt:
-        assert [token.row for token in batcher.step()] == [running]
-
-    batcher.remove(running)
-    batcher.remove(newcomer)
+    assert batcher.free_rows == 16

@@ -1,139 +1,279 @@
-"""Rows that are computed together: our seam to mlx-vlm's `BatchGenerator`.
+"""Requests that are computed together: prompts in, tokens out, one step at a time.
 
-Only its public calls are used: `insert`, `next`, `remove`, `has_work`. It decodes first and
-prefills one chunk after that, so a running reply waits for no more than a chunk. One prompt
-is prefilled at a time: prompts of several models can't be padded together (Gemma 3's masks),
-and a prompt computed alone gives what it gives alone.
+A step is one token for each running reply, then a piece of the prompts that wait: short ones
+first and several at once, long ones in pieces so small that the replies keep their flow
+(`pace.py`). What a prompt has in common with one that was computed before is not computed
+again (`prefixes.py`).
 """
 
-from collections.abc import Sequence as Rows
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from collections.abc import Sequence as Many
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import mlx.core as mx
-from mlx_vlm.generate.ar import BatchGenerator
 
-from mlx_websockets.engine.worker.sampler import RepetitionPenalty, RowSampling, choose
+from mlx_websockets.engine.worker import caches
+from mlx_websockets.engine.worker.caches import CacheQuantization, Caches
+from mlx_websockets.engine.worker.decoding import Decoding, Grammar, Left, Row, Token
+from mlx_websockets.engine.worker.pace import Pace
+from mlx_websockets.engine.worker.prefill import Prefill, goes_with_others, may_be_cut
+from mlx_websockets.engine.worker.prefixes import KeptPrefixes
+from mlx_websockets.engine.worker.sampler import RowSampling
+from mlx_websockets.engine.worker.scheduler import first_in_line
 from mlx_websockets.engine.worker.sequence import Prompt
-from mlx_websockets.generation import Choice
+from mlx_websockets.generation import Choice, Priority
+from mlx_websockets.sampling import REPETITION_CONTEXT_TOKENS
+
+SHORT_PROMPT = 64
+"""Tokens to compute. Up to here several prompts are computed together, which costs little more than one."""
 
 
 @dataclass(frozen=True, slots=True)
 class RowToken:
-    """One row's next token. `end`: "stop" (the token says so itself), "length", or None."""
+    """The next token of one candidate of a request.
 
-    row: int
+    Attributes:
+        end: "stop" (the token says so itself and is not part of the reply), "length", or None.
+        cached_tokens: how many tokens of the prompt were there already.
+        logprob, top: natural logarithms of the model's own probabilities, where they were asked for.
+    """
+
+    request: int
+    candidate: int
     token: int
     end: Literal["stop", "length"] | None
+    cached_tokens: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class CacheQuantization:
-    """How the keys and values that are kept lose precision; see mlx-vlm's KV cache quantisation."""
+@dataclass(slots=True, eq=False)
+class _Job:
+    """A request here. `prefill` is set once its prompt is being computed, `rows` once its replies run."""
 
-    bits: float
-    group_size: int
-    scheme: str
-
-    def arguments(self) -> dict[str, Any]:
-        return {
-            "kv_bits": self.bits,
-            "kv_group_size": self.group_size,
-            "kv_quant_scheme": self.scheme,
-            "quantized_kv_start": 0,
-        }
+    id: int
+    prompt: Prompt
+    choice: Choice
+    priority: Priority
+    new_grammar: Callable[[], Grammar] | None
+    can_begin_late: bool
+    prefill: Prefill | None = None
+    passed_over: int = 0
+    cached_tokens: int = 0
+    rows: list[Row] = field(default_factory=list)
 
 
 class Batcher:
-    """Prompts in, tokens out, one step at a time. A row is named by the number that `insert` gave it.
+    """Computes requests, each named by its id.
 
     Args:
         model: what `mlx_vlm.load` returned.
-        processor: likewise.
-        rows: how many may be decoded together.
-        prefill_chunk: prompt tokens computed between two decode steps.
+        is_end: whether a token ends a reply.
+        rows: how many replies may run together, those whose prompts are being computed counted in.
+        prefill_chunk: prompt tokens that are computed in one piece at most.
+        kept: what earlier prompts left behind; it outlives a batcher.
         quantization: of the keys and values that are kept; None: they are kept as they are computed.
     """
 
     def __init__(
         self,
         model: Any,
-        processor: Any,
+        is_end: Callable[[int], bool],
         *,
         rows: int,
         prefill_chunk: int,
+        kept: KeptPrefixes | None = None,
         quantization: CacheQuantization | None = None,
     ) -> None:
+        self._language_model = model.language_model
+        self._is_end = is_end
         self._rows = rows
-        self._generator = BatchGenerator(
-            model.language_model,
-            processor,
-            sampler=self._sample,
-            completion_batch_size=rows,
-            prefill_batch_size=1,
-            prefill_step_size=prefill_chunk,
-            compute_logprobs=False,
-            **(quantization.arguments() if quantization is not None else {}),
-        )
-        if mx.metal.is_available():
-            # The generator raises the wired limit for as long as it lives; that has brought down whole Macs.
-            mx.set_wired_limit(0)
-        self._sampling: dict[int, RowSampling] = {}
-        self._prefilling: int | None = None
-        self._decoding: list[int] = []  # in the order of the batch
-        self._to_sample: list[list[int]] = []  # the rows of each sampler call of the step under way
+        self._quantization = quantization
+        self._kept = kept or KeptPrefixes(0)
+        empty = caches.new_caches(self._language_model, quantization)
+        self._rows_can_be_joined = caches.are_plain(empty)
+        self._pace = Pace(prefill_chunk)
+        self._decoding = Decoding(self._language_model)
+        self._jobs: dict[int, _Job] = {}
+        self._waiting: list[_Job] = []  # their prompts are not computed yet, or not wholly
+        self._last_tokens_at: float | None = None
+        self._computed_since = 0  # prompt tokens
 
     def __len__(self) -> int:
-        return len(self._sampling)
+        return len(self._jobs)
 
     @property
-    def takes_a_prompt(self) -> bool:
-        """No prompt is being prefilled, and a row is free."""
-        return self._prefilling is None and len(self._decoding) < self._rows
+    def free_rows(self) -> int:
+        return self._rows - len(self._decoding) - sum(job.choice.candidates for job in self._waiting)
 
-    def insert(self, prompt: Prompt, choice: Choice) -> int:
-        """Begin on a prompt; ask `takes_a_prompt` first. Returns its row."""
-        penalties = [RepetitionPenalty(choice.repetition_penalty)] if choice.repetition_penalty != 1.0 else None
-        [row] = self._generator.insert(
-            [prompt.tokens], [choice.max_tokens], prompt_kwargs=[prompt.inputs], logits_processors=[penalties]
-        )
-        self._sampling[row] = RowSampling(choice)
-        self._prefilling = row
-        return int(row)
+    def insert(
+        self,
+        request: int,
+        prompt: Prompt,
+        choice: Choice,
+        *,
+        priority: Priority = "interactive",
+        new_grammar: Callable[[], Grammar] | None = None,
+    ) -> None:
+        """Begin on a request; ask `free_rows` first, it takes one for each candidate."""
+        can_begin_late = self._quantization is None and may_be_cut(self._language_model, prompt)
+        job = _Job(request, prompt, choice, priority, new_grammar, can_begin_late)
+        self._jobs[request] = job
+        self._waiting.append(job)
 
     def step(self) -> list[RowToken]:
-        """Decode one token for every running row, then prefill one chunk."""
-        prefilling = [] if self._prefilling is None else [self._prefilling]
-        self._to_sample = [rows for rows in (self._decoding, prefilling) if rows]
-        prefilled, responses = self._generator.next()
-        tokens = [RowToken(each.uid, each.token, each.finish_reason) for each in responses]
-        for token in tokens:
-            if token.end is not None:
-                self._forget(token.row)
-        if prefilled:
-            assert self._prefilling is not None
-            self._decoding.append(self._prefilling)
-            self._prefilling = None
+        """A token for every running reply, and a piece of a prompt."""
+        tokens = self._decode() if len(self._decoding) else []
+        if self._waiting:
+            self._computed_since += self._prefill()
         return tokens
 
-    def remove(self, row: int) -> None:
-        """Give a row up, wherever it is. Nothing of it comes any more."""
-        if row in self._sampling:
-            self._generator.remove(row)
-            self._forget(row)
+    def remove(self, request: int, candidate: int | None = None) -> None:
+        """Give a request up, or one candidate of it, wherever it is. Nothing of it comes any more."""
+        job = self._jobs.get(request)
+        if job is None:
+            return
+        if job in self._waiting:
+            self._waiting.remove(job)
+            del self._jobs[request]
+            return
+        self._part(self._decoding.remove([row for row in job.rows if candidate in (None, row.owner[1])]))
 
-    def close(self) -> None:
-        self._generator.close()
+    # --- replies ----------------------------------------------------------------------
 
-    def _forget(self, row: int) -> None:
-        del self._sampling[row]
-        if row == self._prefilling:
-            self._prefilling = None
-        else:
-            self._decoding.remove(row)
+    def _decode(self) -> list[RowToken]:
+        tokens, left = self._decoding.step()
+        self._keep_pace()
+        stopped = [each.row for each in tokens if self._is_end(each.token)]
+        told = [self._told(each) for each in tokens]
+        self._part(left)
+        if stopped:
+            self._part(self._decoding.remove([row for row in stopped if row.left]))
+        return told
 
-    def _sample(self, logprobs: mx.array) -> mx.array:
-        """Called once for the rows that decode, and once for the row whose prompt has just ended."""
-        rows: Rows[int] = self._to_sample.pop(0)
-        assert len(rows) == logprobs.shape[0], "the generator's order of rows is not the one kept here"
-        return choose(logprobs, [self._sampling[row] for row in rows])
+    def _told(self, each: Token) -> RowToken:
+        job, candidate = each.row.owner
+        end: Literal["stop", "length"] | None = None
+        if self._is_end(each.token):
+            end = "stop"
+        elif each.row.left == 0:
+            end = "length"
+        return RowToken(job.id, candidate, each.token, end, job.cached_tokens, each.logprob, each.top)
+
+    def _part(self, left: Many[Left]) -> None:
+        """Rows that ended or were given up: what was computed for them may serve another prompt."""
+        for each in left:
+            job, candidate = each.row.owner
+            job.rows.remove(each.row)
+            if not job.rows:
+                del self._jobs[job.id]
+            if candidate == 0 and job.can_begin_late and each.caches is not None:
+                caches.set_going(caches.arrays(each.caches))
+                self._kept.keep([*job.prompt.keys, *each.row.said[: each.said]], each.caches)
+
+    def _keep_pace(self) -> None:
+        now = time.perf_counter()
+        if self._last_tokens_at is not None:
+            self._pace.observe(now - self._last_tokens_at, self._computed_since)
+        self._last_tokens_at = now if len(self._decoding) else None
+        self._computed_since = 0
+
+    # --- prompts ----------------------------------------------------------------------
+
+    def _prefill(self) -> int:
+        """Compute a piece of a prompt, or several short prompts. Returns how many tokens."""
+        job = first_in_line(self._waiting, self._remaining)
+        if job.prefill is None:
+            together = self._those_that_go_with(job)
+            job.prefill = self._begun(together)
+            if len(together) > 1:
+                return self._finish_together(together, job.prefill)
+        if job.prefill.is_at_last_piece:
+            return self._start([job], job.prefill)
+        return job.prefill.advance(self._pace.chunk(others_run=len(self._decoding) > 0))
+
+    def _remaining(self, job: _Job) -> int:
+        """Prompt tokens still to be computed."""
+        if job.prefill is not None:
+            return job.prefill.remaining
+        return len(job.prompt.tokens) - (self._kept.usable(job.prompt.keys) if job.can_begin_late else 0)
+
+    def _those_that_go_with(self, first: _Job) -> list[_Job]:
+        """`first`, and others whose prompts are so short that computing them with it delays it little.
+
+        All rows compute as many tokens as the one that needs most; a row that needs fewer takes
+        less of what is kept. So rows need no padding.
+        """
+        together = [first]
+        if not self._can_be_rows(first):
+            return together
+        for job in sorted((job for job in self._waiting if self._can_be_rows(job)), key=self._remaining):
+            tokens = max(self._remaining(each) for each in (*together, job))
+            shortest = min(len(each.prompt.tokens) for each in (*together, job))
+            if job is not first and tokens <= shortest and tokens * (len(together) + 1) <= self._pace.most:
+                together.append(job)
+        return together
+
+    def _can_be_rows(self, job: _Job) -> bool:
+        return (
+            self._rows_can_be_joined
+            and job.prefill is None
+            and self._remaining(job) <= SHORT_PROMPT
+            and goes_with_others(job.prompt)
+        )
+
+    def _begun(self, jobs: Many[_Job]) -> Prefill:
+        tokens = max(self._remaining(job) for job in jobs)
+        row_caches = []
+        for job in jobs:
+            job.cached_tokens = len(job.prompt.tokens) - tokens
+            row_caches.append(self._caches_of(job.prompt, job.cached_tokens))
+        return Prefill(self._language_model, [job.prompt for job in jobs], row_caches, tokens)
+
+    def _caches_of(self, prompt: Prompt, tokens: int) -> Caches:
+        """A row's caches with the first `tokens` of the prompt in them."""
+        return (
+            self._kept.caches_of(prompt.keys, tokens)
+            if tokens
+            else caches.new_caches(self._language_model, self._quantization)
+        )
+
+    def _finish_together(self, jobs: Many[_Job], prefill: Prefill) -> int:
+        tokens = prefill.remaining
+        if not prefill.is_at_last_piece:
+            prefill.advance(tokens)
+        self._start(jobs, prefill)
+        return tokens * len(jobs)
+
+    def _start(self, jobs: Many[_Job], prefill: Prefill) -> int:
+        """Compute the rest of the prompts, and let the replies run."""
+        tokens = prefill.remaining
+        logits = prefill.finish()
+        if len(jobs) == 1:
+            self._keep_prompt(jobs[0], prefill.caches)
+        rows, places = [], []
+        for place, job in enumerate(jobs):
+            job.prefill = None
+            job.rows = [self._row(job, candidate) for candidate in range(job.choice.candidates)]
+            rows += job.rows
+            places += [place] * len(job.rows)
+            self._waiting.remove(job)
+        row_caches = prefill.caches
+        if len(rows) > len(jobs):
+            row_caches, logits = caches.repeated(row_caches, places), logits[mx.array(places)]
+        recent = [jobs[place].prompt.tokens[-REPETITION_CONTEXT_TOKENS:] for place in places]
+        self._decoding.extend(rows, row_caches, logits, recent, prefill.rope_deltas())
+        return tokens
+
+    def _row(self, job: _Job, candidate: int) -> Row:
+        grammar = job.new_grammar() if job.new_grammar is not None else None
+        return Row((job, candidate), RowSampling(job.choice, candidate), job.choice.max_tokens, grammar)
+
+    def _keep_prompt(self, job: _Job, row_caches: Caches) -> None:
+        """Others may begin as this prompt does, and be here before its reply is over."""
+        if job.can_begin_late:
+            kept = caches.compact(row_caches)
+            caches.set_going(caches.arrays(kept))
+            self._kept.keep(job.prompt.keys, kept)

@@ -1,8 +1,8 @@
-"""The worker's one loop: take what came in, begin on a request, step the batch, report.
+"""The worker's one loop: take what came in, begin on requests, step the batch, report.
 
 One thread does all of it, because MLX's arrays belong to the thread that made them. Between
-two looks at the inbox lies at most one picture, or one prefill chunk and one decode step, so
-a cancelled request frees its row within that time.
+two looks at the inbox lies at most one picture, or one piece of a prompt and one decode step,
+so a cancelled request frees its row within that time.
 """
 
 import logging
@@ -17,15 +17,19 @@ import psutil
 from mlx_websockets.engine.messages import Cancel, FromWorker, Heartbeat, Load, Memory, Stop, Submit, ToWorker, Updates
 from mlx_websockets.engine.worker.batcher import Batcher, RowToken
 from mlx_websockets.engine.worker.detokenizer import Detokenizer, Tokenizer
+from mlx_websockets.engine.worker.prefixes import KeptPrefixes
 from mlx_websockets.engine.worker.prompts import Prompts
-from mlx_websockets.engine.worker.scheduler import Scheduler
-from mlx_websockets.engine.worker.sequence import Sequence
+from mlx_websockets.engine.worker.scheduler import Waiting
+from mlx_websockets.engine.worker.sequence import Candidate, Sequence
 from mlx_websockets.errors import EngineError
-from mlx_websockets.generation import Delta, Failed, GenerationRequest, Started, Update
+from mlx_websockets.generation import Delta, Failed, GenerationRequest, Started, TokenLogprob, Update
 
 logger = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 1.0
+
+PREPARATION_SECONDS = 0.02
+"""How long prompts are prepared for between two steps; one is in any case."""
 
 
 class Channel(Protocol):
@@ -44,6 +48,7 @@ class WorkerLoop:
     Args:
         new_batcher: makes an empty batcher; called again when a step has failed, because
             nothing in the old one can be trusted then.
+        kept: what the batchers keep of prompts.
     """
 
     def __init__(
@@ -52,6 +57,7 @@ class WorkerLoop:
         prompts: Prompts,
         tokenizer: Tokenizer,
         new_batcher: Callable[[], Batcher],
+        kept: KeptPrefixes,
         context_tokens: int,
     ) -> None:
         self._channel = channel
@@ -59,8 +65,10 @@ class WorkerLoop:
         self._tokenizer = tokenizer
         self._new_batcher = new_batcher
         self._batcher = new_batcher()
+        self._kept = kept
         self._context_tokens = context_tokens
-        self._scheduler: Scheduler[Sequence] = Scheduler()
+        self._waiting = Waiting()
+        self._running: dict[int, Sequence] = {}
         self._updates: list[Update] = []
         self._stopping = False
         self._tokens = 0
@@ -73,15 +81,15 @@ class WorkerLoop:
             if self._stopping:
                 return
             self._admit()
-            self._report()  # a peer learns that its reply has begun before the first chunk, not after it
-            if self._scheduler.running:
+            self._report()  # a peer learns that its reply has begun before the first piece, not after it
+            if self._running:
                 self._step()
             self._report()
 
     # --- in ---------------------------------------------------------------------------
 
     def _take_in(self) -> None:
-        if not self._scheduler.running and not self._scheduler.waiting:
+        if not self._running and not self._waiting:
             message = self._channel.receive(HEARTBEAT_SECONDS)
             if message is not None:
                 self._handle(message)
@@ -91,11 +99,10 @@ class WorkerLoop:
     def _handle(self, message: ToWorker) -> None:
         match message:
             case Submit(request):
-                self._scheduler.add(request, time.perf_counter())
+                self._waiting.add(request, time.perf_counter())
             case Cancel(id):
-                row = self._scheduler.end(id)
-                if row is not None:
-                    self._batcher.remove(row)
+                if not self._waiting.remove(id) and self._running.pop(id, None) is not None:
+                    self._batcher.remove(id)
             case Stop():
                 self._stopping = True
             case Load():
@@ -104,20 +111,19 @@ class WorkerLoop:
     # --- work -------------------------------------------------------------------------
 
     def _admit(self) -> None:
-        """Begin on the next request, if there is room; one that can't be begun on ends here."""
-        if not self._batcher.takes_a_prompt:
-            return
-        taken = self._scheduler.next()
-        if taken is None:
-            return
-        request, arrived_at = taken
-        try:
-            self._begin(request, arrived_at)
-        except EngineError as error:
-            self._updates.append(Failed(request.id, error.code, str(error), error.retryable))
-        except Exception as error:
-            logger.exception("request %d could not be begun", request.id)
-            self._updates.append(_failure(request.id, error))
+        """Begin on requests as far as there is room, for a short while; one that can't be begun on ends here."""
+        until = time.perf_counter() + PREPARATION_SECONDS
+        while (taken := self._waiting.next(self._batcher.free_rows)) is not None:
+            request, arrived_at = taken
+            try:
+                self._begin(request, arrived_at)
+            except EngineError as error:
+                self._updates.append(Failed(request.id, error.code, str(error), error.retryable))
+            except Exception as error:
+                logger.exception("request %d could not be begun", request.id)
+                self._updates.append(_failure(request.id, error))
+            if time.perf_counter() >= until:
+                return
 
     def _begin(self, request: GenerationRequest, arrived_at: float) -> None:
         prompt, vision_seconds = self._prompts.prompt(request)
@@ -125,50 +131,68 @@ class WorkerLoop:
         choice = request.choice
         if choice.max_tokens > room:
             choice = msgspec.structs.replace(choice, max_tokens=room)
-        row = self._batcher.insert(prompt, choice)
-        sequence = Sequence(
+        self._batcher.insert(request.id, prompt, choice, priority=request.priority)
+        self._running[request.id] = Sequence(
             request=request,
-            detokenizer=Detokenizer(self._tokenizer, choice.stop),
+            candidates=[Candidate(Detokenizer(self._tokenizer, choice.stop)) for _ in range(choice.candidates)],
             arrived_at=arrived_at,
             input_tokens=len(prompt.tokens),
             image_tokens=prompt.image_tokens,
             vision_seconds=vision_seconds,
             prepared_at=time.perf_counter(),
         )
-        self._scheduler.begin(request, row, sequence)
         self._updates.append(Started(request.id))
 
     def _step(self) -> None:
         try:
             tokens = self._batcher.step()
         except Exception as error:
-            logger.exception("a step failed with %d rows", self._scheduler.running)
-            self._updates += [_failure(id, error) for id in self._scheduler.end_all()]
-            self._batcher.close()
+            logger.exception("a step failed with %d requests", len(self._running))
+            self._updates += [_failure(id, error) for id in self._running]
+            self._running.clear()
             self._batcher = self._new_batcher()
+            self._kept.shrink(0)
             mx.clear_cache()
             return
         for token in tokens:
-            sequence = self._scheduler.at(token.row)
+            sequence = self._running.get(token.request)
             if sequence is not None:
                 self._tokens += 1
                 self._advance(sequence, token)
+        if not self._running:
+            mx.clear_cache()
 
     def _advance(self, sequence: Sequence, token: RowToken) -> None:
-        id, detokenizer = sequence.request.id, sequence.detokenizer
+        candidate = sequence.candidates[token.candidate]
+        sequence.cached_tokens = token.cached_tokens
         text = ""
         if token.end != "stop":  # the token that says "stop" is not part of the reply
-            sequence.count_token()
-            text = detokenizer.add(token.token)
+            sequence.count_token(candidate)
+            text = candidate.detokenizer.add(token.token)
         if token.end is not None:
-            text += detokenizer.finish()
-        if text:
-            self._updates.append(Delta(id, text))
-        if token.end is None and detokenizer.stopped:
-            self._batcher.remove(token.row)
-        if token.end is not None or detokenizer.stopped:
-            self._scheduler.end(id)
-            self._updates.append(sequence.finished("stop" if detokenizer.stopped else token.end or "stop"))
+            text += candidate.detokenizer.finish()
+        logprobs = self._logprobs(token)
+        if text or logprobs:
+            self._updates.append(Delta(token.request, text, token.candidate, logprobs))
+        if token.end is not None or candidate.detokenizer.stopped:
+            self._end(sequence, token, candidate)
+
+    def _end(self, sequence: Sequence, token: RowToken, candidate: Candidate) -> None:
+        candidate.reason = "stop" if candidate.detokenizer.stopped else token.end
+        if token.end is None:
+            self._batcher.remove(token.request, token.candidate)
+        if sequence.is_finished:
+            del self._running[token.request]
+            self._updates.append(sequence.finished())
+
+    def _logprobs(self, token: RowToken) -> tuple[TokenLogprob, ...]:
+        if token.logprob is None or token.end == "stop":
+            return ()
+        top = tuple((self._text(other), logprob) for other, logprob in token.top)
+        return (TokenLogprob(self._text(token.token), token.logprob, top),)
+
+    def _text(self, token: int) -> str:
+        return self._tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     # --- out --------------------------------------------------------------------------
 
@@ -181,21 +205,22 @@ class WorkerLoop:
             self._last_heartbeat = now
             self._channel.send(
                 Heartbeat(
-                    running=self._scheduler.running,
-                    waiting=self._scheduler.waiting,
-                    memory=memory(),
+                    running=len(self._running),
+                    waiting=len(self._waiting),
+                    memory=memory(self._kept),
                     tokens=self._tokens,
                 )
             )
 
 
-def memory() -> Memory:
+def memory(kept: KeptPrefixes) -> Memory:
     """What this process holds now."""
     return Memory(
         active=mx.get_active_memory(),
         cached=mx.get_cache_memory(),
         peak=mx.get_peak_memory(),
         resident=psutil.Process().memory_info().rss,
+        kept=kept.nbytes,
     )
 
 

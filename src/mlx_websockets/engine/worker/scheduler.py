@@ -1,59 +1,69 @@
-"""Who runs next. Knows requests and rows, and nothing of MLX.
+"""Who goes first. Knows requests, prompts and rows, and nothing of MLX.
 
-First come, first served: fairness between connections is settled before requests get here,
-because they wait in their sessions until a row is free.
+Fairness between connections is settled before requests get here: they wait in their sessions
+until a row is free. Here it is settled whose prompt is computed first.
 """
 
-from collections import deque
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Protocol, TypeVar
 
-from mlx_websockets.generation import GenerationRequest
+from mlx_websockets.generation import GenerationRequest, Priority
 
-Running = TypeVar("Running")
+RANKS: dict[Priority, int] = {"interactive": 0, "frame": 1, "background": 2}
+
+PATIENCE = 16
+"""How often others may go before a prompt that came earlier."""
 
 
-class Scheduler(Generic[Running]):
-    """The worker's requests: waiting ones, and the running ones by row."""
+class Waiting:
+    """Requests that have not begun: by priority, and in the order of arrival."""
 
     def __init__(self) -> None:
-        self._waiting: deque[tuple[GenerationRequest, float]] = deque()
-        self._running: dict[int, Running] = {}
-        self._rows: dict[int, int] = {}  # by request id
+        self._requests: list[tuple[GenerationRequest, float]] = []
 
-    @property
-    def waiting(self) -> int:
-        return len(self._waiting)
-
-    @property
-    def running(self) -> int:
-        return len(self._running)
+    def __len__(self) -> int:
+        return len(self._requests)
 
     def add(self, request: GenerationRequest, now: float) -> None:
-        self._waiting.append((request, now))
+        self._requests.append((request, now))
+        self._requests.sort(key=lambda each: RANKS[each[0].priority])
 
-    def next(self) -> tuple[GenerationRequest, float] | None:
-        """Take the request to begin on, and when it arrived."""
-        return self._waiting.popleft() if self._waiting else None
+    def next(self, free_rows: int) -> tuple[GenerationRequest, float] | None:
+        """Take the request to begin on, and when it arrived. One that needs many rows is not overtaken meanwhile."""
+        if self._requests and self._requests[0][0].choice.candidates <= free_rows:
+            return self._requests.pop(0)
+        return None
 
-    def begin(self, request: GenerationRequest, row: int, running: Running) -> None:
-        self._running[row] = running
-        self._rows[request.id] = row
+    def remove(self, request_id: int) -> bool:
+        """Whether it was here."""
+        before = len(self._requests)
+        self._requests = [each for each in self._requests if each[0].id != request_id]
+        return len(self._requests) < before
 
-    def at(self, row: int) -> Running | None:
-        return self._running.get(row)
 
-    def end(self, request_id: int) -> int | None:
-        """Forget a request; returns the row it ran in, None if it only waited or was not known."""
-        row = self._rows.pop(request_id, None)
-        if row is not None:
-            del self._running[row]
-        else:
-            self._waiting = deque(each for each in self._waiting if each[0].id != request_id)
-        return row
+class Prompt(Protocol):
+    """What `first_in_line` looks at, and counts in."""
 
-    def end_all(self) -> list[int]:
-        """Forget all that runs; returns the ids."""
-        ids = list(self._rows)
-        self._running.clear()
-        self._rows.clear()
-        return ids
+    priority: Priority
+    passed_over: int
+
+
+Waiter = TypeVar("Waiter", bound=Prompt)
+
+
+def first_in_line(prompts: Iterable[Waiter], remaining: Callable[[Waiter], int]) -> Waiter:
+    """Whose prompt is computed next: the most urgent, of these the one that is soonest done.
+
+    A short question overtakes a long document so; but nobody is passed over for ever.
+    """
+    waiting = list(prompts)
+
+    def key(prompt: Waiter) -> tuple[bool, int, int]:
+        return prompt.passed_over < PATIENCE, RANKS[prompt.priority], remaining(prompt)
+
+    first = min(waiting, key=key)
+    first.passed_over = 0
+    for each in waiting:
+        if each is not first:
+            each.passed_over += 1
+    return first

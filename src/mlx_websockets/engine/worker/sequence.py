@@ -25,39 +25,59 @@ class Prompt:
     keys: list[int] = field(default_factory=list)
 
 
+@dataclass(slots=True)
+class Candidate:
+    """One of a request's replies: its text so far, and how it ended."""
+
+    detokenizer: Detokenizer
+    output_tokens: int = 0
+    reason: FinishReason | None = None
+
+
 @dataclass(slots=True, kw_only=True)
 class Sequence:
     """A request that was tokenized and admitted. Times are of `time.perf_counter`, in seconds."""
 
     request: GenerationRequest
-    detokenizer: Detokenizer
+    candidates: list[Candidate]
     arrived_at: float
     input_tokens: int = 0
     image_tokens: int = 0
-    output_tokens: int = 0
+    cached_tokens: int = 0
     vision_seconds: float = 0.0
     prepared_at: float = 0.0
     first_token_at: float | None = None
     last_token_at: float = 0.0
 
-    def count_token(self) -> None:
-        self.output_tokens += 1
+    def count_token(self, candidate: Candidate) -> None:
+        candidate.output_tokens += 1
         self.last_token_at = time.perf_counter()
         if self.first_token_at is None:
             self.first_token_at = self.last_token_at
 
-    def finished(self, reason: FinishReason) -> Finished:
-        usage = Usage(input_tokens=self.input_tokens, image_tokens=self.image_tokens, output_tokens=self.output_tokens)
-        return Finished(self.request.id, reason, usage, self._timings())
+    @property
+    def is_finished(self) -> bool:
+        return all(each.reason is not None for each in self.candidates)
+
+    def finished(self) -> Finished:
+        usage = Usage(
+            input_tokens=self.input_tokens,
+            image_tokens=self.image_tokens,
+            output_tokens=sum(each.output_tokens for each in self.candidates),
+            cached_tokens=self.cached_tokens,
+        )
+        reasons = tuple(each.reason or "stop" for each in self.candidates)
+        return Finished(self.request.id, reasons[0], usage, self._timings(), reasons if len(reasons) > 1 else ())
 
     def _timings(self) -> Timings:
         first = self.first_token_at if self.first_token_at is not None else time.perf_counter()
         decoding = self.last_token_at - first
+        longest = max(each.output_tokens for each in self.candidates)
         return Timings(
             vision_ms=_ms(self.vision_seconds),
             prefill_ms=_ms(first - self.prepared_at),
             first_token_ms=_ms(first - self.arrived_at),
-            tokens_per_second=round((self.output_tokens - 1) / decoding, 2) if decoding > 0 else 0.0,
+            tokens_per_second=round((longest - 1) / decoding, 2) if decoding > 0 else 0.0,
         )
 
 

@@ -3,15 +3,21 @@
 from collections.abc import Callable
 
 from mlx_websockets.engine.messages import Loading, ModelSpec, Ready
-from mlx_websockets.engine.worker.batcher import Batcher, CacheQuantization
+from mlx_websockets.engine.worker.batcher import Batcher
+from mlx_websockets.engine.worker.caches import CacheQuantization
 from mlx_websockets.engine.worker.loop import Channel, WorkerLoop, memory
 from mlx_websockets.engine.worker.models import load_model
+from mlx_websockets.engine.worker.prefixes import KeptPrefixes
 from mlx_websockets.engine.worker.prompts import Prompts
 from mlx_websockets.errors import ModelBroken, UsageError
 from mlx_websockets.generation import ChatMessage, Choice, GenerationRequest, Image
 
 PREFILL_CHUNK = {"cpu": 128, "metal": 512, "cuda": 512}
-"""Prompt tokens between two decode steps: a running reply waits no longer than these take."""
+"""Prompt tokens computed in one piece while no reply runs. More bring little, and nobody can be heard meanwhile."""
+
+KEPT_SHARE = 0.04
+MOST_KEPT_BYTES = 4_000_000_000
+"""Memory for what prompts leave behind: this share of the device's, and no more than this."""
 
 
 def prepare(channel: Channel, spec: ModelSpec) -> WorkerLoop:
@@ -30,19 +36,22 @@ def prepare(channel: Channel, spec: ModelSpec) -> WorkerLoop:
     if spec.kv_bits is not None:
         quantization = CacheQuantization(spec.kv_bits, spec.kv_group_size, spec.kv_scheme)
 
+    kept = KeptPrefixes(int(min(info.device_bytes * KEPT_SHARE, MOST_KEPT_BYTES)))
+
     def new_batcher() -> Batcher:
         return Batcher(
             loaded.model,
-            loaded.processor,
+            loaded.tokenizer.stopping_criteria,
             rows=spec.rows,
             prefill_chunk=PREFILL_CHUNK[info.backend],
+            kept=kept,
             quantization=quantization,
         )
 
     channel.send(Loading("trying the model out"))
     _try_out(prompts, new_batcher, sees=info.sees, is_quantized=quantization is not None)
-    channel.send(Ready(info, memory()))
-    return WorkerLoop(channel, prompts, loaded.tokenizer, new_batcher, info.context_tokens)
+    channel.send(Ready(info, memory(kept)))
+    return WorkerLoop(channel, prompts, loaded.tokenizer, new_batcher, kept, info.context_tokens)
 
 
 def _try_out(prompts: Prompts, new_batcher: Callable[[], Batcher], *, sees: bool, is_quantized: bool) -> None:
@@ -51,10 +60,10 @@ def _try_out(prompts: Prompts, new_batcher: Callable[[], Batcher], *, sees: bool
     picture = (Image(64, 64, bytes([127]) * (64 * 64 * 3)),) if sees else ()
     choice = Choice(max_tokens=2)
     request = GenerationRequest(id=0, messages=(ChatMessage("user", "Hello", picture),), choice=choice)
-    batcher = new_batcher()
     try:
         prompt, _ = prompts.prompt(request)
-        batcher.insert(prompt, choice)
+        batcher = new_batcher()
+        batcher.insert(request.id, prompt, choice)
         while len(batcher):
             batcher.step()
     except Exception as error:
@@ -67,5 +76,3 @@ def _try_out(prompts: Prompts, new_batcher: Callable[[], Batcher], *, sees: bool
             f"The model was loaded but could not answer a first question ({type(error).__name__}: {error}).",
             "Run with --debug for the details; another model may work: mlx serve --model demo",
         ) from error
-    finally:
-        batcher.close()

@@ -1,0 +1,108 @@
+"""The computation of prompts, in pieces, up to the logits of their first tokens."""
+
+from collections.abc import Sequence as Rows
+from typing import Any
+
+import mlx.core as mx
+from mlx_vlm.generate.ar import (
+    PromptProcessingBatch,
+    _is_sequence_aligned_prompt_kwarg,
+    _slice_sequence_aligned_prompt_kwarg,
+)
+from mlx_vlm.generate.common import _chunked_prefill_enabled
+
+from mlx_websockets.engine.worker import caches
+from mlx_websockets.engine.worker.caches import Caches
+from mlx_websockets.engine.worker.sequence import Prompt
+
+LAST_PIECE = 32
+"""Positions in the last piece, over all rows. Most models give logits for each of them, which costs,
+and yet less than a pass of its own for the last token: so the last piece is small, and not one token."""
+
+SAME_FOR_ALL = frozenset({"inputs_embeds", "attention_mask", "pixel_attention_mask"})
+"""A prompt with no other inputs can be computed together with others: these mean nothing to a language model that gets
+embeddings without padding."""
+
+
+class Prefill:
+    """Prompts of which the same number of tokens is still to be computed: one prompt, or rows of one shape.
+
+    Args:
+        language_model: of an mlx-vlm model.
+        prompts: a row each.
+        row_caches: of each row, holding what is computed already: all but the last `remaining` tokens.
+        remaining: at least 1.
+    """
+
+    def __init__(self, language_model: Any, prompts: Rows[Prompt], row_caches: Rows[Caches], remaining: int) -> None:
+        self._model = language_model
+        self._prompts = prompts
+        self.caches = caches.joined(row_caches)
+        self.remaining = remaining
+        self._last_piece = max(1, LAST_PIECE // len(prompts))
+        if len(prompts) == 1 and not may_be_cut(language_model, prompts[0]):
+            self._last_piece = remaining
+
+    @property
+    def is_at_last_piece(self) -> bool:
+        return self.remaining <= self._last_piece
+
+    def advance(self, most: int) -> int:
+        """Compute up to `most` tokens of each row, but not the last piece. Returns how many of each."""
+        tokens = min(most, self.remaining - self._last_piece)
+        self._forward(tokens, n_to_process=tokens)
+        mx.eval(caches.arrays(self.caches))
+        return tokens
+
+    def finish(self) -> mx.array:
+        """Compute the last piece. Returns the logits of each row's next token, (rows, vocabulary), lazily."""
+        return self._forward(self.remaining, logits_to_keep=1)[:, -1, :]
+
+    def rope_deltas(self) -> mx.array | None:
+        """Where positions go on after pictures that are counted in three dimensions, (rows, 1); None: they are not."""
+        deltas: mx.array | None = PromptProcessingBatch._capture_rope_deltas_from_prompt_kwargs(
+            self._prompts[0].inputs, self._model, len(self._prompts)
+        )
+        return deltas
+
+    def _forward(self, tokens: int, **options: int) -> mx.array:
+        starts = [len(prompt.tokens) - self.remaining for prompt in self._prompts]
+        spans = [(prompt, start, start + tokens) for prompt, start in zip(self._prompts, starts, strict=True)]
+        output = self._model(
+            mx.array([prompt.tokens[start:stop] for prompt, start, stop in spans]),
+            cache=self.caches,
+            inputs_embeds=mx.concatenate([prompt.inputs["inputs_embeds"][:, a:b] for prompt, a, b in spans]),
+            **options,
+            **(_inputs_of(*spans[0]) if len(spans) == 1 else {}),
+        )
+        self.remaining -= tokens
+        logits: mx.array = getattr(output, "logits", output)
+        return logits
+
+
+def may_be_cut(language_model: Any, prompt: Prompt) -> bool:
+    """The model can take the prompt in pieces, so also from a place that is known."""
+    enabled: bool = _chunked_prefill_enabled(
+        language_model,
+        input_ids=mx.array([prompt.tokens]),
+        inputs_embeds=prompt.inputs["inputs_embeds"],
+        prefill_kwargs=prompt.inputs,
+    )
+    return enabled
+
+
+def goes_with_others(prompt: Prompt) -> bool:
+    """The prompt can be a row among others while it is computed."""
+    return prompt.inputs.keys() <= SAME_FOR_ALL
+
+
+def _inputs_of(prompt: Prompt, start: int, stop: int) -> dict[str, Any]:
+    """What a model wants to know beside the embeddings, of these tokens."""
+    length = len(prompt.tokens)
+    return {
+        key: _slice_sequence_aligned_prompt_kwarg(key, value, start=start, stop=stop)
+        if isinstance(value, mx.array) and _is_sequence_aligned_prompt_kwarg(key, value, length)
+        else value
+        for key, value in prompt.inputs.items()
+        if key != "inputs_embeds"
+    }

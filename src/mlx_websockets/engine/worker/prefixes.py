@@ -1,0 +1,102 @@
+"""Beginnings of prompts whose keys and values are kept, so that they are computed once.
+
+A kept row serves every prompt that begins as it does: the next turn of its conversation,
+the same question about the same picture, another connection's prompt with the same system
+line. Prompts are compared by keys (`Prompt.keys`): a token's id, or a number that stands
+for a picture's content and the place in it.
+"""
+
+from collections.abc import Sequence as Keys
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mlx_websockets.engine.worker import caches
+from mlx_websockets.engine.worker.caches import Caches
+
+SHORTEST_WORTH_KEEPING = 8
+
+
+@dataclass(slots=True, eq=False)
+class _Kept:
+    keys: npt.NDArray[np.int64]
+    caches: Caches
+    nbytes: int
+    can_be_cut: bool
+
+    def usable(self, keys: npt.NDArray[np.int64]) -> int:
+        """How many of the first `keys` need not be computed; never all, for the last one's logits are wanted."""
+        alike = min(_alike(self.keys, keys), len(keys) - 1)
+        return alike if self.can_be_cut or alike == len(self.keys) else 0
+
+
+class KeptPrefixes:
+    """Kept rows, the least recently used one given up first.
+
+    Args:
+        limit_bytes: of all kept keys and values together; 0 keeps nothing.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit = limit_bytes
+        self._kept: list[_Kept] = []  # the least recently used first
+        self.nbytes = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def usable(self, keys: Keys[int]) -> int:
+        """How many of a prompt's first tokens need not be computed."""
+        wanted = np.asarray(keys, dtype=np.int64)
+        return max((each.usable(wanted) for each in self._kept), default=0)
+
+    def caches_of(self, keys: Keys[int], tokens: int) -> Caches:
+        """Caches of exactly the first `tokens` of `keys`, for the caller to change.
+
+        Raises:
+            KeyError: no kept row has them; see `usable`.
+        """
+        wanted = np.asarray(keys, dtype=np.int64)
+        for each in reversed(self._kept):
+            if each.usable(wanted) >= tokens and (each.can_be_cut or tokens == len(each.keys)):
+                self._kept.remove(each)
+                self._kept.append(each)
+                return caches.cut(caches.copied(each.caches), len(each.keys) - tokens)
+        raise KeyError(tokens)
+
+    def keep(self, keys: Keys[int], row: Caches) -> None:
+        """Keep a row that was computed from `keys`. The caches are the store's from here on."""
+        if len(keys) < SHORTEST_WORTH_KEEPING:
+            return
+        made = _Kept(np.asarray(keys, dtype=np.int64), row, caches.bytes_of(row), caches.can_be_cut(row))
+        if made.nbytes > self._limit:
+            return
+        for each in [each for each in self._kept if _covers(made, each)]:
+            self._forget(each)
+        self._kept.append(made)
+        self.nbytes += made.nbytes
+        self.shrink(self._limit)
+
+    def shrink(self, nbytes: int) -> None:
+        """Give up rows until no more than `nbytes` are kept."""
+        while self._kept and self.nbytes > nbytes:
+            self._forget(self._kept[0])
+
+    def _forget(self, each: _Kept) -> None:
+        self._kept.remove(each)
+        self.nbytes -= each.nbytes
+
+
+def _covers(longer: _Kept, shorter: _Kept) -> bool:
+    """Whatever `shorter` could serve, `longer` can."""
+    if len(longer.keys) < len(shorter.keys) or _alike(longer.keys, shorter.keys) < len(shorter.keys):
+        return False
+    return longer.can_be_cut or len(longer.keys) == len(shorter.keys)
+
+
+def _alike(one: npt.NDArray[np.int64], other: npt.NDArray[np.int64]) -> int:
+    """How many of their first keys are the same."""
+    shared = min(len(one), len(other))
+    different = one[:shared] != other[:shared]
+    return int(different.argmax()) if different.any() else shared
