@@ -96,7 +96,10 @@ def nucleus_token_at(masses: mx.array, top_p: mx.array, least: mx.array, draw: m
 
 
 def edge_of(masses: mx.array, wanted: mx.array) -> mx.array:
-    """The largest mass m such that the tokens of mass m or more together have `wanted`; found bit by bit."""
+    """The largest mass m such that the tokens of mass m or more together have `wanted`; 0 if all have less.
+
+    It is found bit by bit, from the highest.
+    """
     edge = mx.zeros_like(wanted)
     for bit in reversed(range(_BITS)):
         higher = edge + (1 << bit)
