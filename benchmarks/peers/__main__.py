@@ -1,0 +1,167 @@
+"""`python -m benchmarks.peers [--quick] [--only NAME ...] [--targets NAME ...] [--rounds N] [--tiny]`."""
+
+import argparse
+import asyncio
+import dataclasses
+import itertools
+import os
+import sys
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers import soak
+from benchmarks.peers.measures import Measure
+from benchmarks.peers.measures.catalogue import measures
+from benchmarks.peers.models import TINY_GEMMA3, model_folder
+from benchmarks.peers.plan import FULL, QUICK, Plan
+from benchmarks.peers.questions import Question, Questions
+from benchmarks.peers.report import NOTES, machine, write
+from benchmarks.peers.talking import ask_all
+from benchmarks.peers.targets import (
+    OURS,
+    RAW,
+    ROWS,
+    TARGETS,
+    Running,
+    Target,
+    Unavailable,
+    common_blas,
+    resident_bytes,
+    started,
+    version_of,
+)
+
+QUICK_TARGETS = (OURS, "mlx_lm.server", "mlx_vlm.server", RAW)
+WARM_TOKENS = 4
+MEASURE_SECONDS = 900.0
+MB = 1e6
+
+Record = dict[str, Any]
+
+
+class Round:
+    """One round: each target in turn, with each model, everything that is measured with it."""
+
+    def __init__(self, number: int, salt: str, plan: Plan, records: list[Record]) -> None:
+        self._number = number
+        self._salt = f"{salt}-{number}"
+        self._plan = plan
+        self._records = records
+
+    async def measure(self, target: Target, wanted: Sequence[Measure], blas: str | None) -> None:
+        """`wanted` share a model; one start of the target serves them all."""
+        suited = [each for each in wanted if each.suits(target)]
+        if not suited:
+            return
+        folder = model_folder(suited[0].model)
+        try:
+            async with started(target, folder, blas) as running:
+                await self._measure_running(running, suited, folder)
+        except (Unavailable, RuntimeError, OSError, TimeoutError) as error:
+            self._note(target, suited[0], error=f"{type(error).__name__}: {str(error)[:500]}")
+
+    async def _measure_running(self, running: Running, wanted: Sequence[Measure], folder: Path) -> None:
+        await warm_up(running, Questions(f"{self._salt}-warm", folder), with_picture=wanted[0].sees)
+        warm = resident_bytes(running.pid)
+        for each in wanted:
+            questions = Questions(f"{self._salt}-{each.name}", folder)
+            try:
+                async with asyncio.timeout(MEASURE_SECONDS):
+                    figures = await each.run(running, self._plan, questions)
+            except (RuntimeError, OSError, TimeoutError, ValueError) as error:
+                self._note(running.target, each, error=f"{type(error).__name__}: {str(error)[:500]}")
+            else:
+                self._note(running.target, each, figures=figures)
+        memory = {
+            "warm, MB": warm / MB,
+            "peak, MB": max(running.memory.peak_bytes, warm) / MB,
+            "at the end, MB": resident_bytes(running.pid) / MB,
+        }
+        self._note(running.target, dataclasses.replace(wanted[0], name=_memory_name(wanted)), figures=memory)
+
+    def _note(self, target: Target, measure: Measure, **outcome: Any) -> None:
+        record = {"round": self._number, "target": target.name, "model": measure.model, "measure": measure.name}
+        self._records.append(record | outcome)
+        print(f"{self._number}  {target.name:24} {measure.name}: {_shown(outcome)}", flush=True)
+
+
+def _memory_name(wanted: Sequence[Measure]) -> str:
+    return "resident memory" + (", as installed" if wanted[0].as_installed else "")
+
+
+async def warm_up(running: Running, questions: Questions, with_picture: bool) -> None:
+    """What is made once is made now: first one reply, then two together."""
+    pictures = (questions.picture(),) if with_picture else ()
+    for count in (1, 2):
+        clients = await running.clients(count)
+        await ask_all(clients, [Question(questions.text(), WARM_TOKENS, pictures) for _ in clients])
+        for client in clients:
+            await client.close()
+
+
+def _shown(outcome: dict[str, Any]) -> str:
+    if "error" in outcome:
+        return f"FAILED {outcome['error']}"
+    return ", ".join(f"{name} {value:.4g}" for name, value in outcome["figures"].items())
+
+
+async def run(plan: Plan, targets: Sequence[Target], wanted: Sequence[Measure], salt: str) -> list[Record]:
+    """Rounds of all targets. Measures with the same model and BLAS share a start of the target."""
+    records: list[Record] = []
+    groups = [
+        list(group)
+        for _, group in itertools.groupby(wanted, key=lambda each: (each.model, each.as_installed, each.sees))
+    ]
+    blas = common_blas()
+    for number in range(1, plan.rounds + 1):
+        one_round = Round(number, salt, plan, records)
+        for group in groups:
+            for target in targets:
+                bare = group[0].as_installed and target.name != OURS
+                await one_round.measure(target, group, None if bare else blas)
+    return records
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a short version, of some minutes")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="measures whose names contain one of these")
+    parser.add_argument("--targets", nargs="+", metavar="NAME", choices=list(TARGETS), help="instead of all")
+    parser.add_argument("--rounds", type=int, help="of every target")
+    parser.add_argument("--tiny", action="store_true", help="all with the tiny Gemma 3, to try this program out")
+    parser.add_argument("--name", default="", help="of the files under benchmarks/results")
+    return parser.parse_args()
+
+
+def main() -> int:
+    asked = arguments()
+    plan = QUICK if asked.quick else FULL
+    if asked.rounds:
+        plan = dataclasses.replace(plan, rounds=asked.rounds)
+    wanted = [each for each in measures(plan) if not asked.only or any(part in each.name for part in asked.only)]
+    if asked.tiny:
+        wanted = [dataclasses.replace(each, model=TINY_GEMMA3) for each in wanted]
+    names = asked.targets or (QUICK_TARGETS if asked.quick else list(TARGETS))
+    if not wanted:
+        sys.exit(f"no such measure; there are: {', '.join(each.name for each in measures(plan))}")
+    salt = uuid.uuid4().hex[:8]
+    targets = [TARGETS[name] for name in names]
+    records = asyncio.run(run(plan, targets, wanted, salt))
+    head = {
+        "command": " ".join(["python -m benchmarks.peers", *sys.argv[1:]]),
+        "machine": machine(),
+        "load average": round(os.getloadavg()[2], 1),
+        "salt": salt,
+        "plan": dataclasses.asdict(plan),
+        "versions": {target.name: version_of(target) for target in targets},
+    }
+    name = asked.name or ("peers-quick" if asked.quick else "peers")
+    page = write(name, "Ours and its peers", head, [*records, *soak.latest()], NOTES.format(rows=ROWS))
+    print(f"→ {page}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
