@@ -6,11 +6,17 @@ import json
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import urllib.request
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.server.serving import holds, running
+from tests.server.serving import PATIENCE, holds, running
+from websockets.asyncio.client import ClientConnection, connect
+
+from mlx_websockets.testing import whole_reply
 
 CHROMIUM = shutil.which("chromium")
 
@@ -54,9 +60,10 @@ def website(page: str) -> Iterator[tuple[int, list[dict[str, object]]]]:
 
 
 @contextmanager
-def browser(url: str, profile: object) -> Iterator[None]:
+def browser(url: str, profile: Path) -> Iterator[None]:
     command = [
         str(CHROMIUM),
+        "--remote-debugging-port=0",
         "--headless=new",
         "--no-sandbox",
         "--disable-gpu",
@@ -72,7 +79,10 @@ def browser(url: str, profile: object) -> Iterator[None]:
             process.terminate()
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: apt install chromium)")
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: apt install chromium)")
+
+
+@needs_chromium
 @pytest.mark.parametrize(
     ("page_host", "server_host"),
     [("evil.example", "127.0.0.1"), ("evil.example", "evil.example"), ("localhost", "localhost")],
@@ -104,3 +114,100 @@ def test_a_browser_s_page_gets_through_only_from_this_machine(page_host, server_
         assert asked == 0
         assert told[-1]["code"] in (1006, 1008)
         assert told[-1]["heard"] == []
+
+
+# --- the server's own page --------------------------------------------------------------
+
+HOSTILE = """<script>window.hacked = 1</script><img src="http://TRAP/a" onerror="window.hacked = 2">
+<svg onload="window.hacked = 3"></svg><iframe src="http://TRAP/b"></iframe><style>@import "http://TRAP/c";</style>
+<link rel="stylesheet" href="http://TRAP/d"><object data="http://TRAP/e"></object>
+![a picture](http://TRAP/f) [a link](javascript:window.hacked=4) <a href="http://TRAP/g" ping="http://TRAP/h">here</a>
+</p></textarea></script><form action="http://TRAP/i"><button autofocus onfocus="window.hacked = 5"></form>
+"""
+REDIRECT = '<meta http-equiv="refresh" content="0; url=http://TRAP/j">'
+
+LOOK = """({
+  hacked: String(window.hacked),
+  said: [...document.querySelectorAll(".reply p")].map((each) => each.textContent),
+  made: document.querySelectorAll("#entries, #log, #speaker").values().flatMap(
+    (each) => each.querySelectorAll("script, img, svg, iframe, style, link, meta, a, form")).toArray().length,
+})"""
+
+ASK = """document.querySelector("#question").value = "hello"; document.querySelector("#composer").requestSubmit()"""
+
+
+@needs_chromium
+def test_whatever_a_model_says_runs_nothing_and_fetches_nothing_on_the_page(tmp_path: Path):
+    async def story():
+        async with running() as server, trap() as (trap_port, knocks):
+            html, redirect = (each.replace("TRAP", f"127.0.0.1:{trap_port}") for each in (HOSTILE, REDIRECT))
+            words = [*html.splitlines(keepends=True), redirect]
+            server.engine.script = lambda request: whole_reply(request.id, *words)
+            with browser(f"http://127.0.0.1:{server.port}/", tmp_path):
+                async with devtools(tmp_path) as tab:
+                    await tab.holds("document.querySelector('#send')?.disabled === false")
+                    await tab.evaluate(ASK)
+                    await tab.holds("document.querySelector('.reply:not(.busy)') !== null")
+                    looked = await tab.evaluate(LOOK)
+                    # Nor would it, a redirection excepted, if it were written as HTML: the page's policy says so.
+                    await tab.evaluate(f"document.querySelector('#entries').innerHTML += {json.dumps(html)}")
+                    await tab.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done, 200)))")
+                    hacked = await tab.evaluate("String(window.hacked)")
+
+            assert looked == {"hacked": "undefined", "said": [html + redirect], "made": 0}
+            assert hacked == "undefined"
+            assert knocks == []
+
+    asyncio.run(story())
+
+
+@asynccontextmanager
+async def trap() -> AsyncIterator[tuple[int, list[bytes]]]:
+    """A port that nobody should come to, and what they said who did."""
+    knocks: list[bytes] = []
+
+    async def note(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        knocks.append(await reader.readline())
+        writer.close()
+
+    async with await asyncio.start_server(note, "127.0.0.1", 0) as listener:
+        yield listener.sockets[0].getsockname()[1], knocks
+
+
+class Tab:
+    """A page in the browser, as its developer's tools see it."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self._socket = socket
+        self._calls = 0
+
+    async def evaluate(self, script: str) -> Any:
+        self._calls += 1
+        parameters = {"expression": script, "returnByValue": True, "awaitPromise": True}
+        await self._socket.send(json.dumps({"id": self._calls, "method": "Runtime.evaluate", "params": parameters}))
+        async with asyncio.timeout(PATIENCE):
+            while (answer := json.loads(await self._socket.recv())).get("id") != self._calls:
+                pass
+        assert "exceptionDetails" not in answer.get("result", {"exceptionDetails": answer}), answer
+        return answer["result"]["result"].get("value")
+
+    async def holds(self, claim: str) -> None:
+        async with asyncio.timeout(4 * PATIENCE):
+            while not await self.evaluate(claim):
+                await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def devtools(profile: Path) -> AsyncIterator[Tab]:
+    """The tab of a browser that has just been started with this profile."""
+    told = profile / "DevToolsActivePort"
+    async with asyncio.timeout(4 * PATIENCE):
+        while not told.exists() or not (pages := await asyncio.to_thread(_pages, told.read_text().split()[0])):
+            await asyncio.sleep(0.05)
+    async with connect(pages[0], max_size=None, proxy=None) as socket:
+        yield Tab(socket)
+
+
+def _pages(port: str) -> list[str]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=PATIENCE) as answer:
+        return [each["webSocketDebuggerUrl"] for each in json.load(answer) if each["type"] == "page"]
