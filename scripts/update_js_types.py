@@ -23,7 +23,7 @@ PART = re.compile(r"(// wire types: written by `make docs`\n).*?(// end of wire 
 NAMES = {wire.Error: "ErrorMessage"}
 """Where the schema's name means something else in TypeScript."""
 
-SETTING_TYPES = {"responseModalities": "string[]", "seed": "number | null"}
+SETTING_TYPES = {"responseModalities": "string[]", "seed": "number | null", "logprobs": "number | null"}
 PLAIN = {str: "string", int: "number", float: "number", bool: "boolean", type(None): "null", Any: "unknown"}
 
 
@@ -42,7 +42,9 @@ def main() -> int:
 
 def wire_types() -> str:
     said, heard = get_args(wire.PeerMessage), get_args(wire.ServerMessage)
-    parts = [wire.Settings, Usage, wire.Timings, wire.ModelState]
+    parts = [
+        wire.Settings, Usage, wire.Timings, wire.ModelState, wire.LikelyToken, wire.TokenLogprob, wire.Candidate
+    ]  # fmt: skip
     unions = [union("PeerMessage", said), union("ServerMessage", heard)]
     return "\n".join([*(interface(kind) for kind in (*parts, *said, *heard)), *unions])
 

@@ -20,6 +20,14 @@ TRANSCRIPTS = ROOT / "tests/transcripts"
 PART = re.compile(r"(<!-- (?P<name>[\w ]+): written by `make docs` -->\n).*?(<!-- end of (?P=name) -->)", re.DOTALL)
 
 
+MORE = {
+    "candidate_count": ", and no more than `--rows`",
+    "seed": ", or null: a fresh one each time",
+    "logprobs": ", or null: none",
+}
+"""What is allowed besides the range."""
+
+
 def main() -> int:
     text = PAGE.read_text("utf-8")
     wanted = PART.sub(lambda found: found[1] + part(found["name"]) + found[3], text)
@@ -58,7 +66,7 @@ def allowed(name: str) -> str:
         return '`["TEXT"]`'
     if name in ("max_tokens", "max_tokens_image"):
         return "a whole number from 1 to the limit of `--max-tokens` (512)"
-    return str(RANGES[name]) + (", or null: a fresh one each time" if name == "seed" else "")
+    return str(RANGES[name]) + MORE.get(name, "")
 
 
 if __name__ == "__main__":

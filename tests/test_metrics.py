@@ -8,7 +8,7 @@ from mlx_websockets.events import FrameDropped, Problem, ReplyDelta, ReplyFinish
 from mlx_websockets.generation import Timings, Usage
 from mlx_websockets.metrics import Levels, Metrics
 
-QUIET = Levels(is_ready=True, connections=2, running=1, rows=16, waiting=3, held_bytes=77)
+QUIET = Levels(is_ready=True, connections=2, running=1, rows=16, rows_in_use=1, waiting=3, held_bytes=77)
 
 
 def numbers(metrics: Metrics) -> dict[str, float]:
@@ -37,7 +37,7 @@ def test_what_is_so_now_is_read_when_somebody_asks() -> None:
     before = numbers(metrics)
 
     now[0] = Levels(
-        is_ready=False, connections=9, running=0, rows=16, waiting=0, held_bytes=0, tokens=12,
+        is_ready=False, connections=9, running=0, rows=16, rows_in_use=0, waiting=0, held_bytes=0, tokens=12,
         tokens_per_second=3.5, restarts=1, worker_memory={"active": 5, "cached": 6, "resident": 7},
     )  # fmt: skip
     after = numbers(metrics)

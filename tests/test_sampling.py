@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_websockets.errors import InvalidMessage
-from mlx_websockets.sampling import RANGES, Range, Sampling
+from mlx_websockets.sampling import NULLABLE, RANGES, Range, Sampling
 
 LIMITED = ("max_tokens", "max_tokens_image")
 LIMIT = 300
@@ -24,7 +24,7 @@ def good_values(key: str) -> st.SearchStrategy[object]:
         return st.sampled_from([["TEXT"], ("TEXT",)])
     bounds = allowed(key)
     whole = st.integers(int(bounds.least), int(bounds.most))
-    if key == "seed":
+    if key in NULLABLE:
         return st.none() | whole
     return whole if bounds.kind is int else whole | st.floats(bounds.least, bounds.most)
 
@@ -37,7 +37,7 @@ def bad_values(key: str) -> st.SearchStrategy[object]:
         return never | st.sampled_from([None, [], ["AUDIO"], ["TEXT", "TEXT"], "TEXT"])
     bounds = allowed(key)
     outside = st.integers(max_value=int(bounds.least) - 1) | st.integers(min_value=int(bounds.most) + 1)
-    if key != "seed":
+    if key not in NULLABLE:
         never |= st.none()
     if bounds.kind is int:
         return never | outside | st.floats()
@@ -101,7 +101,8 @@ def test_a_refusal_leaves_the_settings_as_they_were(bad: tuple[str, object]) -> 
         ({"max_tokens": 0}, "`max_tokens` must be a whole number between 1 and 300, got 0"),
         ({"max_tokens": 1.0}, "`max_tokens` must be a whole number between 1 and 300, got 1.0"),
         ({"seed": -1}, "`seed` must be a whole number between 0 and 9223372036854775807, got -1"),
-        ({"candidate_count": 2}, "`candidate_count` must be 1, got 2"),
+        ({"candidate_count": 9}, "`candidate_count` must be a whole number between 1 and 8, got 9"),
+        ({"logprobs": 21}, "`logprobs` must be a whole number between 0 and 20, got 21"),
         ({"top_k": 10**5000}, "`top_k` must be a whole number between 0 and 2147483647, got a far larger number"),
         ({"response_modalities": ["AUDIO"]}, "`response_modalities` must be [\"TEXT\"], got ['AUDIO']"),
     ],

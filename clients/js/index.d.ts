@@ -114,6 +114,7 @@ export interface Settings {
   responseModalities?: string[];
   max_tokens_image?: number;
   seed?: number | null;
+  logprobs?: number | null;
 }
 
 export interface Usage {
@@ -139,6 +140,23 @@ export interface ModelState {
   memory_bytes: number;
   running: number;
   vision?: boolean;
+}
+
+export interface LikelyToken {
+  token: string;
+  logprob: number;
+}
+
+export interface TokenLogprob {
+  token: string;
+  logprob: number;
+  top: LikelyToken[];
+}
+
+export interface Candidate {
+  index: number;
+  text: string;
+  finish_reason: string;
 }
 
 export interface TextInput {
@@ -221,6 +239,7 @@ export interface Config {
   responseModalities?: string[];
   max_tokens_image?: number;
   seed?: number | null;
+  logprobs?: number | null;
   id?: string;
 }
 
@@ -301,6 +320,8 @@ export interface Token {
   content: string;
   timestamp: number;
   seq?: number;
+  candidate?: number;
+  logprobs?: TokenLogprob[];
 }
 
 export interface ResponseComplete {
@@ -313,6 +334,7 @@ export interface ResponseComplete {
   finish_reason?: string;
   usage?: Usage;
   timings?: Timings;
+  candidates?: Candidate[];
 }
 
 export interface FrameDropped {

@@ -7,7 +7,7 @@ the second. Pictures stay as they came, encoded: most frames are superseded and 
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from mlx_websockets.generation import FinishReason, Timings, Usage
+from mlx_websockets.generation import FinishReason, Timings, TokenLogprob, Usage
 from mlx_websockets.sampling import Sampling
 
 DropReason = Literal["processing_queue_full", "superseded", "unchanged", "expired", "decode_error", "overloaded"]
@@ -39,6 +39,7 @@ class Ask:
         system: replaces the template's own system text for this request.
         history: join the connection's conversation: see it, and be kept in it.
         stop: strings that end the reply and are not part of it.
+        json_schema: what the reply has to meet, as JSON text; None: it is free.
         changes: sampling settings for this request alone, already translated to the
             field names of `Sampling`, not yet checked.
         names: how the peer calls these fields.
@@ -53,6 +54,7 @@ class Ask:
     system: str | None = None
     history: bool = False
     stop: tuple[str, ...] = ()
+    json_schema: str | None = None
     changes: dict[str, object] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
     id: str | None = None
@@ -183,11 +185,24 @@ class ReplyStarted:
 
 @dataclass(frozen=True, slots=True)
 class ReplyDelta:
-    """The next piece of a reply. `seq` counts from 0 without gaps."""
+    """The next piece of a reply. `seq` counts from 0 without gaps, over all candidates.
+
+    `candidate` is None where there is only one; `text` may be empty where there are `logprobs`.
+    """
 
     turn: TurnLabel
     text: str
     seq: int
+    candidate: int | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One of several replies to the same question, whole or as far as it came."""
+
+    text: str = field(repr=False)
+    reason: FinishReason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +210,8 @@ class ReplyFinished:
     """A reply is whole, or was ended early with what it had. Terminal.
 
     Attributes:
+        text, reason: of the first candidate, where there are several.
+        candidates: all of them, in order; empty where there is one.
         seconds: from the turn's start in the engine to its end.
         queue_ms: from arrival until the engine had room; opening pictures comes after it.
         image_ms: spent on opening the pictures.
@@ -211,6 +228,7 @@ class ReplyFinished:
     queue_ms: float
     image_ms: float
     frame_age_ms: float | None = None
+    candidates: tuple[Candidate, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

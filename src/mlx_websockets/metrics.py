@@ -30,13 +30,14 @@ class Levels:
     Attributes:
         held_bytes: of encoded pictures, in all sessions.
         tokens: generated so far, by every worker there was.
-        worker_memory: bytes by kind: active, cached, peak, resident.
+        worker_memory: bytes by kind: active, cached, peak, resident, kept.
     """
 
     is_ready: bool
     connections: int
     running: int
     rows: int
+    rows_in_use: int
     waiting: int
     held_bytes: int
     tokens: int = 0
@@ -132,7 +133,7 @@ class Meter:
     def note(self, event: ServerEvent, now: float) -> None:
         """The peer is told of `event`; `now` is in seconds of any clock that never goes back."""
         match event:
-            case ReplyDelta():
+            case ReplyDelta(candidate=None | 0):  # others would make the gaps look shorter than a reader sees them
                 before = self._newest.get(id(event.turn))
                 if before is not None:
                     self._metrics.gap(now - before)
@@ -159,8 +160,9 @@ class _LevelsCollector:
         now = self._levels()
         yield _gauge("ready", "1 while the model takes requests.", int(now.is_ready))
         yield _gauge("connections", "Open WebSockets.", now.connections)
-        yield _gauge("requests_running", "Requests in the engine: rows in use.", now.running)
+        yield _gauge("requests_running", "Requests in the engine.", now.running)
         yield _gauge("rows", "Rows there are.", now.rows)
+        yield _gauge("rows_in_use", "Rows in use: one for each candidate of a running request.", now.rows_in_use)
         yield _gauge("requests_waiting", "Requests that wait in their sessions.", now.waiting)
         yield _gauge("held_bytes", "Bytes of pictures held for all connections.", now.held_bytes)
         yield _gauge("tokens_per_second", "Generated tokens a second, now.", now.tokens_per_second)

@@ -1,4 +1,4 @@
-"""How the tokens of a reply are chosen: the settings, their ranges, and how they merge.
+"""The settings of a connection: how the tokens of a reply are chosen, their ranges, and how they merge.
 
 Says each setting once: its default, its bounds and its meaning. Knows no wire names
 (a protocol translates) and no model (the worker's sampler acts on it).
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlx_websockets.errors import InvalidMessage
+from mlx_websockets.generation import MAX_CANDIDATES, MAX_TOP_LOGPROBS
 
 REPETITION_CONTEXT_TOKENS = 20
 """How far back a penalty looks; fixed by the seed's contract."""
@@ -66,8 +67,7 @@ MAX_TOKENS = 1_000_000
 """Of a reply whatever the server's limit, which is lower unless its owner set it to this."""
 
 RANGES: dict[str, Range] = {
-    # Several candidates of one prompt need rows that share it; until then one is the truth.
-    "candidate_count": Range(int, 1, 1),
+    "candidate_count": Range(int, 1, MAX_CANDIDATES),
     "max_tokens": Range(int, 1, MAX_TOKENS),
     "max_tokens_image": Range(int, 1, MAX_TOKENS),
     "temperature": Range(float, 0, 2),
@@ -76,7 +76,11 @@ RANGES: dict[str, Range] = {
     "presence_penalty": Range(float, 0, 2),
     "frequency_penalty": Range(float, 0, 2),
     "seed": Range(int, 0, MAX_SEED),
+    "logprobs": Range(int, 0, MAX_TOP_LOGPROBS),
 }
+
+NULLABLE = ("seed", "logprobs")
+"""Settings of which null is a value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +88,7 @@ class Sampling:
     """The settings of a connection or of one request.
 
     Attributes:
-        candidate_count: replies per request.
+        candidate_count: replies per request, each with chances of its own.
         max_tokens: longest reply to text, in tokens.
         max_tokens_image: longest reply to a picture or a frame, in tokens.
         temperature: 0 always takes the likeliest token.
@@ -93,7 +97,9 @@ class Sampling:
         presence_penalty, frequency_penalty: see `repetition_penalty`.
         seed: the same request with the same seed gets the same reply; None = a fresh one each time.
         response_modalities: only text.
+        logprobs: how many likely tokens to tell of beside each chosen one; None = not even the chosen one's.
         limit: what neither `max_tokens` may pass, set by `--max-tokens`.
+        rows: what `candidate_count` may not pass: replies that the engine computes together.
     """
 
     candidate_count: int = 1
@@ -106,7 +112,9 @@ class Sampling:
     frequency_penalty: float = 0.0
     seed: int | None = None
     response_modalities: tuple[str, ...] = ("TEXT",)
+    logprobs: int | None = None
     limit: int = field(default=512, repr=False)
+    rows: int = field(default=MAX_CANDIDATES, repr=False)
 
     @property
     def repetition_penalty(self) -> float:
@@ -131,9 +139,11 @@ class Sampling:
             if not isinstance(value, list | tuple) or list(value) != ["TEXT"]:
                 raise _refusal(name, '["TEXT"]', value)
             return ("TEXT",)
-        if key == "seed" and value is None:
+        if key in NULLABLE and value is None:
             return None
         allowed = RANGES[key]
         if key in ("max_tokens", "max_tokens_image"):
             allowed = dataclasses.replace(allowed, most=self.limit)
+        if key == "candidate_count":
+            allowed = dataclasses.replace(allowed, most=min(allowed.most, self.rows))
         return allowed.checked(name, value)

@@ -79,7 +79,10 @@ class Settings:
         in_folder=False,
     )
     token_file: str | None = setting(
-        None, "File with that token; made, with a new one, if there is none.", in_folder=False
+        None,
+        "File with that token; made, with a new one, if there is none. It may have more of them, a line each, "
+        "with a name, a weight and requests a minute.",
+        in_folder=False,
     )
     no_auth: bool = setting(False, "Let everybody on the network in, without a token.", in_folder=False)
     allow_origin: tuple[str, ...] = setting(
@@ -237,6 +240,7 @@ class Settings:
             max_tokens_image=min(100, limit),
             temperature=float(self.temperature),
             limit=limit,
+            rows=self.rows,
         )
 
 

@@ -48,6 +48,7 @@ from mlx_websockets.generation import (
     GenerationRequest,
     Started,
     Timings,
+    TokenLogprob,
     Update,
     Usage,
 )
@@ -284,8 +285,11 @@ class Talk:
         self._start_turns()
 
     def _start_turns(self) -> None:
-        while self.engine.is_ready and self.session.running < self.engine.rows and self.session.wants_to_start:
-            self._perform(self.session.start_next(self.now))
+        while self.engine.is_ready and self.session.can_start(self._has_room):
+            self._perform(self.session.start_next(self.now, self._has_room))
+
+    def _has_room(self, model: str | None, rows: int) -> bool:
+        return self.session.rows + rows <= self.engine.rows
 
 
 # --- dialogues kept as text -------------------------------------------------------------
@@ -412,18 +416,35 @@ def _says(engine: ScriptedEngine, request: GenerationRequest, *deltas: str) -> N
         engine.say(Delta(request.id, delta))
 
 
-def _finishes(engine: ScriptedEngine, request: GenerationRequest, reason: str) -> None:
+def _candidate(engine: ScriptedEngine, request: GenerationRequest, index: str, *deltas: str) -> None:
+    _starts(engine, request)
+    for delta in deltas:
+        engine.say(Delta(request.id, delta, int(index)))
+
+
+def _weighs(engine: ScriptedEngine, request: GenerationRequest, text: str, *likely: str) -> None:
+    _starts(engine, request)
+    chosen, *top = zip(likely[::2], map(float, likely[1::2]), strict=True)
+    engine.say(Delta(request.id, text, logprobs=(TokenLogprob(*chosen, tuple(top)),)))
+
+
+def _finishes(engine: ScriptedEngine, request: GenerationRequest, *reasons: str) -> None:
     _starts(engine, request)
     pictures = sum(len(message.images) for message in request.messages)
     usage = Usage(input_tokens=12 + 256 * pictures, image_tokens=256 * pictures, output_tokens=engine.said[request.id])
     timings = Timings(
         vision_ms=40.0 * pictures, prefill_ms=25.0, first_token_ms=30.0 + 40 * pictures, tokens_per_second=50.0
     )
-    engine.say(Finished(request.id, reason, usage, timings))  # type: ignore[arg-type]
+    several = reasons if request.choice.candidates > 1 else ()
+    engine.say(Finished(request.id, reasons[0], usage, timings, several))  # type: ignore[arg-type]
 
 
 def _fails(engine: ScriptedEngine, request: GenerationRequest, code: str, message: str) -> None:
     engine.say(Failed(request.id, code, message))
+
+
+def _refuses(engine: ScriptedEngine, request: GenerationRequest, code: str, message: str, milliseconds: str) -> None:
+    engine.say(Failed(request.id, code, message, retryable=True, retry_after_ms=int(milliseconds)))
 
 
 def _greets(talk: Talk) -> None:
@@ -442,8 +463,11 @@ def _greets(talk: Talk) -> None:
 ENGINE_VERBS: dict[str, Callable[..., None]] = {
     "starts": _starts,  # implied by the next two
     "says": _says,  # says "a delta" "another"
-    "finishes": _finishes,  # finishes stop, or length
+    "candidate": _candidate,  # candidate 1 "a delta" "another"
+    "weighs": _weighs,  # weighs "a delta" "its token" -0.1 "likely" -0.1 "less" -2.5
+    "finishes": _finishes,  # finishes stop, or length; of several candidates: one word for each
     "fails": _fails,  # fails some_code "A sentence."
+    "refuses": _refuses,  # refuses some_code "A sentence." 2500 (milliseconds)
 }
 
 SERVER_VERBS: dict[str, Callable[..., None]] = {

@@ -31,6 +31,7 @@ from mlx_websockets.events import (
 from mlx_websockets.generation import Timings, Usage
 from mlx_websockets.protocols.native import NativeProtocol, encode_binary_media
 from mlx_websockets.protocols.native_schema import SETTING_NAMES
+from mlx_websockets.protocols.response_format import MAX_SCHEMA_BYTES
 from mlx_websockets.sampling import Sampling
 from mlx_websockets.settings import MAX_IMAGE_BYTES, MAX_IMAGES, MAX_TEXT_BYTES
 
@@ -78,13 +79,13 @@ def test_a_question_with_everything() -> None:
     event = read(
         {
             "type": "text_input", "content": "Hi", "id": "q", "config": {"topP": 0.5, "maxOutputTokens": 9, "x": 1},
-            "history": True, "stop": ["."], "system": "Be brief.",
+            "history": True, "stop": ["."], "system": "Be brief.", "response_format": {"type": "json_object"},
         }
     )  # fmt: skip
 
     expected = Ask(
         text="Hi", id="q", changes={"top_p": 0.5, "max_tokens": 9}, names=SETTING_NAMES,
-        history=True, stop=(".",), system="Be brief.",
+        history=True, stop=(".",), system="Be brief.", json_schema='{"type":"object"}',
     )  # fmt: skip
     assert expected == event
 
@@ -250,7 +251,17 @@ def test_a_binary_message_carries_the_file_as_it_is() -> None:
         ({"type": "text_input", "content": "Hi", "stop": ["a", ""]}, "invalid_message", "$.stop[1]"),
         ({"type": "text_input", "content": "Hi", "stop": ["x" * 257]}, "invalid_message", "$.stop[0]"),
         ({"type": "text_input", "content": "Hi", "stop": ["x"] * 17}, "invalid_message", "$.stop"),
-        ({"type": "text_input", "content": "Hi", "response_format": {}}, "unsupported", "$.response_format"),
+        ({"type": "text_input", "content": "Hi", "response_format": []}, "invalid_schema", "$.response_format"),
+        (
+            {"type": "text_input", "content": "Hi", "response_format": {"properties": {"a": 5}}},
+            "invalid_schema",
+            "$.response_format.properties.a",
+        ),
+        (
+            {"type": "text_input", "content": "Hi", "response_format": {"title": "t" * MAX_SCHEMA_BYTES}},
+            "schema_too_large",
+            "$.response_format",
+        ),
         ({"type": "image_input"}, "missing_field", "$.image"),
         ({"type": "image_input", "images": []}, "missing_field", "$.image"),
         ({"type": "video_frame", "frame": ""}, "missing_field", "$.frame"),

@@ -14,6 +14,9 @@ from mlx_websockets.protocols.native import NativeProtocol
 from mlx_websockets.testing import Talk, TranscriptMismatch, play, read_transcript
 
 TRANSCRIPTS = sorted(Path(__file__).parent.parent.joinpath("transcripts").glob("*.txt"))
+PLAYED_HERE = [path for path in TRANSCRIPTS if "\n= served\n" not in path.read_text("utf-8")]
+"""The others need a server: tests/server/test_refusals.py."""
+
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -25,7 +28,7 @@ def native_talk(setup: dict[str, str]) -> Talk:
     )
 
 
-@pytest.mark.parametrize("path", TRANSCRIPTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", PLAYED_HERE, ids=lambda path: path.stem)
 def test_the_dialogue_goes_as_it_is_written(path: Path) -> None:
     transcript = read_transcript(path.read_text())
 
@@ -72,6 +75,17 @@ def test_the_documentation_names_every_message_and_field(kind: type[msgspec.Stru
     told = {kind.__struct_config__.tag, *kind.__struct_encode_fields__}
 
     assert {name for name in told if f"`{name}`" not in page} == set()
+
+
+def test_every_code_that_the_documentation_names_has_a_dialogue() -> None:
+    page = (REPOSITORY / "docs/reference/protocol.md").read_text("utf-8")
+    _, _, after = page.partition("\n## Error codes\n")
+    cells = re.findall(r"^\| (`[a-z_`, ]+`) \|", after.partition("\n## ")[0], re.MULTILINE)
+    codes = {code for cell in cells for code in re.findall(r"[a-z_]+", cell)} - {"code"}
+    told = {code for path in TRANSCRIPTS for code in re.findall(r'"code": "([a-z_]+)"', path.read_text("utf-8"))}
+
+    assert len(codes) > 30
+    assert codes - told == set()
 
 
 def test_the_documentation_names_every_code_of_the_protocol() -> None:

@@ -7,6 +7,7 @@ from mlx_websockets.generation import Finished
 from mlx_websockets.sampling import Sampling
 from mlx_websockets.server.farewell import Farewell
 from mlx_websockets.server.floor import Floor
+from mlx_websockets.server.parties import Party
 from mlx_websockets.sessions.session import Session
 from mlx_websockets.testing import ScriptedEngine
 
@@ -14,10 +15,10 @@ from mlx_websockets.testing import ScriptedEngine
 class Guest:
     """Notes what it was told to start."""
 
-    def __init__(self, name: str, floor: Floor, log: list[str]) -> None:
+    def __init__(self, name: str, floor: Floor, log: list[str], weight: int = 1) -> None:
         self.name = name
         self.session = Session(Sampling(), floor.numbers)
-        self.party = name
+        self.party = Party(name, weight)
         self.floor = floor
         self.log = log
         self.answers_at_once = False
@@ -29,7 +30,7 @@ class Guest:
             self.session.receive(Ask(text=text, id=text), 0.0)
 
     def start_next(self) -> None:
-        for submit in self.session.start_next(0.0):
+        for submit in self.session.start_next(0.0, self.floor.has_room):
             self.log.append(f"{self.name}: {submit.messages[-1].text}")
             if self.answers_at_once:
                 self.session.update(Finished(submit.turn, "stop"), 0.0)
@@ -58,6 +59,18 @@ def test_guests_take_turns(engine):
 
     assert log == ["busy: 1", "modest: only", "busy: 2"]
     assert (floor.running, floor.waiting, floor.connections) == (3, 1, 2)
+
+
+def test_a_party_of_weight_three_starts_three_for_each_one_of_another(engine):
+    floor, log = Floor(engine), []
+    engine.rows = 8
+    heavy, light = Guest("heavy", floor, log, weight=3), Guest("light", floor, log)
+    heavy.ask("1", "2", "3", "4", "5", "6")
+    light.ask("1", "2", "3", "4", "5", "6")
+
+    floor.advance()
+
+    assert [line.split(":")[0] for line in log] == [*["heavy"] * 3, "light"] * 2
 
 
 def test_a_free_row_goes_to_the_next(engine):
@@ -112,3 +125,18 @@ def test_numbers_are_never_given_twice(engine):
     floor = Floor(engine)
 
     assert [next(floor.numbers) for _ in range(3)] == [1, 2, 3]
+
+
+def test_several_candidates_wait_until_a_row_is_free_for_each(engine):
+    floor, log = Floor(engine), []
+    guest = Guest("g", floor, log)
+    guest.ask("1")
+    guest.session.receive(Ask(text="2", id="2", changes={"candidate_count": 2}), 0.0)
+    floor.advance()
+    assert log == ["g: 1"]
+
+    guest.session.update(Finished(1, "stop"), 0.0)
+    floor.advance()
+
+    assert log == ["g: 1", "g: 2"]
+    assert (floor.running, floor.rows) == (1, 2)

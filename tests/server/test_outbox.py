@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from mlx_websockets.events import Pong, Problem, ReplyDelta, ReplyFinished, ReplyStarted, TurnLabel
-from mlx_websockets.generation import Timings, Usage
+from mlx_websockets.generation import Timings, TokenLogprob, Usage
 from mlx_websockets.server.limits import Limits
 from mlx_websockets.server.outbox import Outbox, PeerGone
 
@@ -105,6 +105,48 @@ def test_behind_a_slow_peer_deltas_merge_and_their_numbers_have_no_gap():
 
         assert await outbox.flush(1)
         assert wire.got == ["a0:0", "a1:1234", "b0:----", "a2:5", "a ends"]
+        writer.cancel()
+
+    told(story)
+
+
+def test_behind_a_slow_peer_each_candidate_merges_with_itself_and_loses_no_logprob():
+    async def story(wire):
+        got = []
+        outbox = Outbox(lambda event: got.append(event) or "-", on_stalled=lambda: None)
+        writer = asyncio.create_task(outbox.deliver(wire.send))
+        wire.reads.clear()
+        outbox.put(ReplyDelta(A, "x", 0, 0))
+        await settle()  # the first is on its way now
+
+        for seq in range(1, 7):
+            outbox.put(ReplyDelta(A, str(seq), seq, seq % 2, (TokenLogprob(str(seq), -0.5),)))
+        wire.reads.set()
+        assert await outbox.flush(1)
+        outbox.put(ReplyDelta(A, "y", 7, 0))
+        assert await outbox.flush(1)
+
+        assert [(each.candidate, each.text, each.seq) for each in got] == [
+            (0, "x", 0), (1, "135", 1), (0, "246", 2), (0, "y", 3),
+        ]  # fmt: skip
+        assert ["".join(token.text for token in each.logprobs) for each in got] == ["", "135", "246", ""]
+        writer.cancel()
+
+    told(story)
+
+
+def test_logprobs_count_for_what_a_peer_may_be_owed():
+    async def story(wire):
+        outbox = wire.outbox(max_owed_bytes=1000)
+        writer = asyncio.create_task(outbox.deliver(wire.send))
+        wire.reads.clear()
+        outbox.put(Pong("on its way"))
+        await settle()
+
+        for seq in range(10):
+            outbox.put(ReplyDelta(A, "", seq, None, (TokenLogprob("x", -0.5, (("y", -1.0),) * 2),)))
+
+        assert wire.verdicts == ["stalled"]
         writer.cancel()
 
     told(story)

@@ -7,6 +7,7 @@ import pytest
 from mlx_websockets.errors import InvalidImage
 from mlx_websockets.events import (
     Ask,
+    Candidate,
     ConfigUpdated,
     Configure,
     EncodedImage,
@@ -24,10 +25,10 @@ from mlx_websockets.events import (
     TurnLabel,
     Unreadable,
 )
-from mlx_websockets.generation import Delta, Failed, Finished, Started, Timings, Usage
+from mlx_websockets.generation import Delta, Failed, Finished, Started, Timings, TokenLogprob, Usage
 from mlx_websockets.sampling import Sampling
 from mlx_websockets.sessions.session import (
-    MAX_RUNNING,
+    MAX_ROWS,
     QUESTIONS_BEFORE_A_FRAME,
     Action,
     Cancel,
@@ -225,15 +226,15 @@ def test_a_question_with_an_id_overtakes_one_without_that_must_wait() -> None:
 
 def test_no_more_turns_of_a_session_run_at_once_than_its_share() -> None:
     session = new_session(max_waiting=100)
-    for number in range(MAX_RUNNING + 1):
+    for number in range(MAX_ROWS + 1):
         session.receive(question(id=str(number)), 0.0)
 
-    for _ in range(MAX_RUNNING):
+    for _ in range(MAX_ROWS):
         started(session)
 
     assert not session.wants_to_start
     assert session.start_next(0.0) == []
-    assert (session.waiting, session.running) == (1, MAX_RUNNING)
+    assert (session.waiting, session.running) == (1, MAX_ROWS)
 
 
 @pytest.mark.parametrize("ids", [("a", "b"), (None, "b"), ("a", None)])
@@ -803,3 +804,115 @@ def test_remembered_pictures_leave_room_for_the_new_ones() -> None:
 
     assert [len(message.images) for message in with_room.messages] == [6, 0, 2]
     assert [len(message.images) for message in without_room.messages] == [0, 0, 0, 0, 7]
+
+
+# --- several candidates, and how likely each token was --------------------------------------------------------
+
+
+def several(count: int, **fields: object) -> Ask:
+    return question(changes={"candidate_count": count}, **fields)
+
+
+def test_every_candidate_is_told_apart_and_one_event_ends_them_all() -> None:
+    session = new_session()
+    session.receive(several(2, id="a"), 0.0)
+    submit = started(session)
+    turn = submit.turn
+
+    said = told(session.update(Delta(turn, "Tom", candidate=1), 0.0) + session.update(Delta(turn, "Tiger"), 0.0))
+    ended = only_event(session.update(Finished(turn, "stop", candidate_reasons=("stop", "length")), 0.0))
+
+    assert submit.choice.candidates == 2
+    assert [(each.candidate, each.text, each.seq) for each in said] == [(1, "Tom", 0), (0, "Tiger", 1)]  # type: ignore[union-attr]
+    assert isinstance(ended, ReplyFinished)
+    assert (ended.text, ended.reason) == ("Tiger", "stop")
+    assert ended.candidates == (Candidate("Tiger", "stop"), Candidate("Tom", "length"))
+
+
+def test_a_single_candidate_is_not_spoken_of() -> None:
+    session = new_session()
+    session.receive(question(id="a"), 0.0)
+    turn = started(session).turn
+
+    (delta,) = told(session.update(Delta(turn, "Why not?"), 0.0))
+    ended = only_event(session.update(Finished(turn, "stop"), 0.0))
+
+    assert isinstance(delta, ReplyDelta) and isinstance(ended, ReplyFinished)
+    assert (delta.candidate, ended.candidates) == (None, ())
+
+
+def test_a_cancelled_request_ends_every_candidate_with_what_it_has() -> None:
+    session = new_session()
+    session.receive(several(3, id="a"), 0.0)
+    turn = started(session).turn
+    session.update(Delta(turn, "Tom", candidate=2), 0.0)
+
+    _, ended = session.receive(Interrupt(id="a"), 0.0)
+
+    assert isinstance(ended, Send) and isinstance(ended.event, ReplyFinished)
+    nothing = Candidate("", "cancelled")
+    assert ended.event.candidates == (nothing, nothing, Candidate("Tom", "cancelled"))
+
+
+def test_a_conversation_remembers_the_first_candidate() -> None:
+    session = new_session()
+    session.receive(several(2, id="a", history=True), 0.0)
+    turn = started(session).turn
+    session.update(Delta(turn, "Tom", candidate=1), 0.0)
+    session.update(Delta(turn, "Tiger"), 0.0)
+    session.update(Finished(turn, "stop", candidate_reasons=("stop", "stop")), 0.0)
+
+    session.receive(question(history=True), 0.0)
+
+    assert [message.text for message in started(session).messages] == ["Why?", "Tiger", "Why?"]
+
+
+def test_each_candidate_takes_a_row_of_what_a_session_may_have() -> None:
+    session = new_session()
+    session.receive(several(8, id="a"), 0.0)
+    session.receive(several(8, id="b"), 0.0)
+    session.receive(question(id="c"), 0.0)
+
+    started(session), started(session)
+
+    assert (session.rows, session.rows_on(None), session.rows_on("other")) == (MAX_ROWS, MAX_ROWS, 0)
+    assert not session.wants_to_start
+
+
+def test_more_candidates_than_the_engine_has_rows_are_refused_with_the_range() -> None:
+    session = Session(Sampling(rows=4), itertools.count(1))
+
+    problem = only_event(session.receive(several(5, id="a"), 0.0))
+
+    assert isinstance(problem, Problem)
+    assert problem.message == "`candidate_count` must be a whole number between 1 and 4, got 5"
+    assert (problem.code, problem.path) == ("invalid_config", "$.config.candidate_count")
+
+
+def test_a_token_without_text_is_told_for_its_logprob_and_adds_nothing_to_the_reply() -> None:
+    session = new_session()
+    session.receive(question(id="a", changes={"logprobs": 1}), 0.0)
+    submit = started(session)
+    token = TokenLogprob("é", -0.5, (("é", -0.5),))
+
+    (first,) = told(session.update(Delta(submit.turn, "", logprobs=(token,)), 0.0))
+    (second,) = told(session.update(Delta(submit.turn, "é", logprobs=(token,)), 0.0))
+    ended = only_event(session.update(Finished(submit.turn, "stop"), 0.0))
+
+    assert submit.choice.logprobs == 1
+    assert first == ReplyDelta(TurnLabel(id="a"), "", 0, None, (token,))
+    assert second == ReplyDelta(TurnLabel(id="a"), "é", 1, None, (token,))
+    assert isinstance(ended, ReplyFinished) and ended.text == "é"
+
+
+def test_an_overloaded_model_says_when_to_ask_again_and_drops_a_frame() -> None:
+    session = new_session()
+    session.receive(question(id="a"), 0.0)
+    session.receive(frame(id="f"), 0.0)
+    overloaded = [Failed(started(session).turn, "overloaded", "No memory.", True, 2500) for _ in range(2)]
+
+    problem, dropped = (only_event(session.update(each, 0.0)) for each in overloaded)
+
+    assert isinstance(problem, Problem)
+    assert (problem.code, problem.retryable, problem.retry_after_ms) == ("overloaded", True, 2500)
+    assert isinstance(dropped, FrameDropped) and dropped.reason == "overloaded"

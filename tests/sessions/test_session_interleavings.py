@@ -31,7 +31,7 @@ from mlx_websockets.events import (
 )
 from mlx_websockets.generation import Delta, Failed, Finished, Started, Update
 from mlx_websockets.sampling import Sampling
-from mlx_websockets.sessions.session import MAX_RUNNING, QUESTIONS_BEFORE_A_FRAME, Action, Cancel, Send, Session, Submit
+from mlx_websockets.sessions.session import MAX_ROWS, QUESTIONS_BEFORE_A_FRAME, Action, Cancel, Send, Session, Submit
 
 MAX_WAITING = 10
 REPLY_SECONDS = 60.0
@@ -147,7 +147,7 @@ class PeerEngineAndClock(RuleBasedStateMachine):
 
     # --- the engine ---------------------------------------------------------------------
 
-    @rule(count=st.sampled_from([1, 2, MAX_RUNNING]))
+    @rule(count=st.sampled_from([1, 2, MAX_ROWS]))
     def has_room(self, count: int) -> None:
         for _ in range(count):
             self.perform(self.session.start_next(self.now))
@@ -309,7 +309,7 @@ class PeerEngineAndClock(RuleBasedStateMachine):
         waiting, running = self.in_state("waiting"), self.in_state("running")
         assert (self.session.waiting, self.session.running) == (len(waiting), len(running))
         assert len(waiting) <= MAX_WAITING
-        assert len(running) <= MAX_RUNNING
+        assert len(running) <= MAX_ROWS
         assert {record.turn for record in running} == set(self.engine)
 
     @invariant()
@@ -325,7 +325,7 @@ class PeerEngineAndClock(RuleBasedStateMachine):
     @invariant()
     def a_turn_that_can_start_may_start(self) -> None:
         can = any(self.busy.isdisjoint(record.lanes) for record in self.in_state("waiting"))
-        assert self.session.wants_to_start == (can and len(self.engine) < MAX_RUNNING)
+        assert self.session.wants_to_start == (can and len(self.engine) < MAX_ROWS)
 
     @invariant()
     def the_next_deadline_is_the_earliest(self) -> None:

@@ -66,7 +66,7 @@ def rows(now: Reading, before: Reading | None = None) -> list[Row]:
         ("Model", f"{now.model} ({'ready' if now.is_ready else 'not ready'}{restarts})"),
         ("Up", f"{duration(now.uptime_seconds)}, version {now.version}"),
         ("Connections", str(now.connections)),
-        ("Rows in use", f"{now.running} of {now.rows}"),
+        ("Rows in use", f"{now.rows_in_use} of {now.rows}"),
         ("Waiting", str(now.waiting)),
         ("Tokens/s now", f"{now.tokens_per_second:.1f}"),
         *waits,
@@ -85,6 +85,7 @@ def plain(now: Reading) -> dict[str, Any]:
         "connections": now.connections,
         "running": now.running,
         "rows": now.rows,
+        "rows_in_use": now.rows_in_use,
         "waiting": now.waiting,
         "tokens_per_second": now.tokens_per_second,
         "ttft_ms": {"p50": _ms(quantile(0.5, now.first_token)), "p95": _ms(quantile(0.95, now.first_token))},
@@ -154,5 +155,5 @@ def _drops(drops: dict[str, int]) -> str:
 
 
 def _memory(memory: dict[str, int]) -> str:
-    said = [f"{size(memory[kind])} {kind}" for kind in ("active", "cached", "resident") if kind in memory]
+    said = [f"{size(memory[kind])} {kind}" for kind in ("active", "kept", "cached", "resident") if kind in memory]
     return ", ".join(said) or "-"

@@ -30,7 +30,8 @@ class Reading:
     """One server at one moment.
 
     Attributes:
-        memory: bytes of the model's process by kind: active, cached, peak, resident.
+        rows_in_use: one for each candidate of a running request.
+        memory: bytes of the model's process by kind: active, cached, peak, resident, kept.
         drops: frames that were not analysed so far, by reason.
         first_token: waits for first tokens so far.
     """
@@ -42,6 +43,7 @@ class Reading:
     connections: int
     running: int
     rows: int
+    rows_in_use: int
     waiting: int
     tokens_per_second: float
     restarts: int
@@ -153,6 +155,7 @@ def _reading(status: dict[str, Any], metrics: str) -> Reading:
         connections=queue["connections"],
         running=queue["running"],
         rows=status["rows"],
+        rows_in_use=status["rows_in_use"],
         waiting=queue["waiting"],
         tokens_per_second=status["tokens_per_second"],
         restarts=status["restarts"],

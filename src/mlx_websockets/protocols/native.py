@@ -17,8 +17,10 @@ import msgspec
 from mlx_websockets import events
 from mlx_websockets.errors import InvalidMessage
 from mlx_websockets.events import Ask, EncodedImage, FrameInput, PeerEvent, ServerEvent, TurnLabel, Unreadable
+from mlx_websockets.generation import TokenLogprob
 from mlx_websockets.protocols import native_schema as wire
 from mlx_websockets.protocols.native_schema import SUBPROTOCOL, encode_binary_media
+from mlx_websockets.protocols.response_format import json_schema
 from mlx_websockets.sampling import MAX_STOP_LENGTH, MAX_STOP_STRINGS, Sampling
 from mlx_websockets.settings import (
     MAX_ID_LENGTH,
@@ -31,6 +33,9 @@ from mlx_websockets.settings import (
 )
 
 __all__ = ["SUBPROTOCOL", "NativeProtocol", "encode_binary_media"]
+
+LEAST_LOGPROB = -9999.0
+"""What the logarithm of the probability 0 is told as."""
 
 MAX_SETTINGS_LENGTH = 16 * 1024
 """Longest message that is searched for numbers which JSON lacks."""
@@ -78,16 +83,22 @@ class NativeProtocol:
             case events.Hello() | events.Resumed() | events.GoAway():
                 return self._greeting(event)
             case _:
-                return _answer(event)
+                return _answer(event, is_plain=self._version < 2 and event.id is None)
 
     def _is_plain(self, turn: TurnLabel) -> bool:
         """The peer knows only the seed's fields, as far as this turn goes."""
         return turn.id is None and self._version < 2
 
     def _token(self, event: events.ReplyDelta, timestamp: float) -> wire.Token:
-        if self._is_plain(event.turn):
-            return wire.Token(content=event.text, timestamp=timestamp)
-        return wire.Token(content=event.text, timestamp=timestamp, id=event.turn.id, seq=event.seq)
+        is_plain = self._is_plain(event.turn)
+        return wire.Token(
+            content=event.text,
+            timestamp=timestamp,
+            id=event.turn.id,
+            seq=None if is_plain else event.seq,
+            candidate=event.candidate,
+            logprobs=_logprobs(event.logprobs),
+        )
 
     def _frame_dropped(self, event: events.FrameDropped) -> wire.FrameDropped:
         turn = event.turn
@@ -121,12 +132,17 @@ class NativeProtocol:
                 finish_reason=event.reason,
                 usage=event.usage,
                 timings=_timings(event),
+                candidates=_candidates(event),
             )
         if event.reason == "timeout":  # the seed's peers have no `finish_reason` to look at
             message = "The reply took too long and ends here, with what has been sent."
             return wire.Error(error=message, timestamp=timestamp, code="inference_timeout")
         return wire.ResponseComplete(
-            full_text=event.text, timestamp=timestamp, input_type=turn.input_type, inference_time=seconds
+            full_text=event.text,
+            timestamp=timestamp,
+            input_type=turn.input_type,
+            inference_time=seconds,
+            candidates=_candidates(event),
         )
 
     def _error(self, event: events.Problem, timestamp: float) -> wire.Error:
@@ -172,13 +188,14 @@ Answer = (
 )  # fmt: skip
 
 
-def _answer(event: Answer) -> msgspec.Struct:
-    """What a peer is told because it asked: the same in every version."""
+def _answer(event: Answer, *, is_plain: bool) -> msgspec.Struct:
+    """What a peer is told because it asked."""
     match event:
         case events.ConfigUpdated(sent, sampling, id):
-            return wire.ConfigUpdated(updated_fields=sent, current_config=_current_config(sampling), id=id)
+            names = _shown_settings(sent, is_plain=is_plain)
+            return wire.ConfigUpdated(updated_fields=sent, current_config=_current_config(sampling, names), id=id)
         case events.StatusReport():
-            return _status(event)
+            return _status(event, _shown_settings({}, is_plain=is_plain))
         case events.Pong(t, id):
             return wire.Pong(t=t, id=id)
         case events.ModelList(models, id):
@@ -191,14 +208,20 @@ def _answer(event: Answer) -> msgspec.Struct:
             return wire.ModelUnloaded(model=model, id=id)
 
 
-def _status(event: events.StatusReport) -> wire.Status:
+def _status(event: events.StatusReport, names: list[str]) -> wire.Status:
     if event.sampling is None:
         return wire.Status(stats=event.stats, id=event.id)
-    return wire.Status(stats=event.stats | {"config": _current_config(event.sampling)}, id=event.id)
+    return wire.Status(stats=event.stats | {"config": _current_config(event.sampling, names)}, id=event.id)
 
 
-def _current_config(sampling: Sampling) -> wire.Settings:
-    return wire.Settings(**{name: getattr(sampling, name) for name in wire.SETTING_NAMES})
+def _shown_settings(sent: dict[str, Any], *, is_plain: bool) -> list[str]:
+    """The fields of `Sampling` that a peer is told of: a plain one knows the seed's, and those that it sent."""
+    names = wire.SETTING_NAMES
+    return [name for name in names if not is_plain or name not in wire.LATER_SETTINGS or names[name] in sent]
+
+
+def _current_config(sampling: Sampling, names: list[str]) -> wire.Settings:
+    return wire.Settings(**{name: getattr(sampling, name) for name in names})
 
 
 def _timings(event: events.ReplyFinished) -> wire.Timings:
@@ -212,6 +235,28 @@ def _timings(event: events.ReplyFinished) -> wire.Timings:
         tokens_per_second=spent.tokens_per_second,
         frame_age_ms=event.frame_age_ms,
     )
+
+
+def _candidates(event: events.ReplyFinished) -> list[wire.Candidate] | None:
+    """None where there is one: the message's own fields say it."""
+    each = enumerate(event.candidates)
+    return [wire.Candidate(index, one.text, one.reason) for index, one in each] or None
+
+
+def _logprobs(tokens: tuple[TokenLogprob, ...]) -> list[wire.TokenLogprob] | None:
+    return [
+        wire.TokenLogprob(
+            token.text,
+            _finite(token.logprob),
+            [wire.LikelyToken(text, _finite(logprob)) for text, logprob in token.top],
+        )
+        for token in tokens
+    ] or None
+
+
+def _finite(logprob: float) -> float:
+    """JSON has no minus infinity."""
+    return max(LEAST_LOGPROB, round(logprob, 6))
 
 
 def _sentence(event: events.Problem) -> str:
@@ -454,14 +499,13 @@ def _about(message: wire.Picture, images: list[EncodedImage]) -> Ask:
 
 def _options(message: wire.Request) -> dict[str, Any]:
     """What every question may have, as arguments of `Ask`."""
-    if message.response_format is not None:
-        raise InvalidMessage("`response_format` is not supported.", "$.response_format", "unsupported")
     return {
         "id": message.id,
         "changes": message.config.given if message.config else {},
         "names": wire.SETTING_NAMES,
         "history": bool(message.history),
         "stop": _stop(message.stop or []),
+        "json_schema": json_schema(message.response_format),
         "system": message.system,
         "model": _short(message.model, "model"),
     }

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import UNSET, Struct
 
 from mlx_websockets.generation import Usage
+from mlx_websockets.sampling import NULLABLE
 
 SUBPROTOCOL = "mlx-websockets.v2.json"
 """What a peer offers in its handshake to get `hello`, ids and timings without asking for each."""
@@ -34,6 +35,8 @@ FEATURES = (
     "ping",
     "resume",
     "models",
+    "candidates",
+    "logprobs",
 )
 """What `hello` lists: the optional parts that this implementation has."""
 
@@ -51,8 +54,12 @@ SETTING_NAMES = {
     "response_modalities": "responseModalities",
     "max_tokens_image": "max_tokens_image",
     "seed": "seed",
+    "logprobs": "logprobs",
 }
 """How the wire calls each field of `Sampling`. The mixture of cases is the seed's."""
+
+LATER_SETTINGS = ("logprobs",)
+"""Settings that the seed's contract does not have; its peers are told of those alone that they have sent."""
 
 Number = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | float
 Name = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | str
@@ -71,15 +78,16 @@ class Settings(Struct, frozen=True, kw_only=True, omit_defaults=True, rename=SET
     response_modalities: Any = UNSET
     max_tokens_image: Any = UNSET
     seed: Any = UNSET
+    logprobs: Any = UNSET
 
     @property
     def given(self) -> dict[str, Any]:
-        """The values that were sent, by the names of `Sampling`. Null is a value only of a seed."""
+        """The values that were sent, by the names of `Sampling`. Null is a value only of the `NULLABLE`."""
         values = {name: getattr(self, name) for name in SETTING_NAMES}
         return {
             name: value
             for name, value in values.items()
-            if value is not UNSET and (value is not None or name == "seed")
+            if value is not UNSET and (value is not None or name in NULLABLE)
         }
 
 
@@ -233,10 +241,27 @@ class ResponseStart(Message, frozen=True, kw_only=True, omit_defaults=True, tag=
     queue_ms: float | None = None
 
 
+class LikelyToken(Struct, frozen=True):
+    """A token that might have been chosen, and the natural logarithm of its probability."""
+
+    token: str
+    logprob: float
+
+
+class TokenLogprob(Struct, frozen=True):
+    """A token that was chosen, and the likeliest ones in its place, likeliest first."""
+
+    token: str
+    logprob: float
+    top: list[LikelyToken]
+
+
 class Token(Message, frozen=True, kw_only=True, omit_defaults=True, tag="token"):
     content: str
     timestamp: float
     seq: int | None = None
+    candidate: int | None = None
+    logprobs: list[TokenLogprob] | None = None
 
 
 class Timings(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -251,6 +276,14 @@ class Timings(Struct, frozen=True, kw_only=True, omit_defaults=True):
     frame_age_ms: float | None = None
 
 
+class Candidate(Struct, frozen=True):
+    """One of several replies to the same question."""
+
+    index: int
+    text: str
+    finish_reason: str
+
+
 class ResponseComplete(Message, frozen=True, kw_only=True, omit_defaults=True, tag="response_complete"):
     full_text: str
     timestamp: float
@@ -259,6 +292,7 @@ class ResponseComplete(Message, frozen=True, kw_only=True, omit_defaults=True, t
     finish_reason: str | None = None
     usage: Usage | None = None
     timings: Timings | None = None
+    candidates: list[Candidate] | None = None
 
 
 class FrameDropped(Message, frozen=True, kw_only=True, omit_defaults=True, tag="frame_dropped"):

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from mlx_websockets.engine.messages import Loading
 from mlx_websockets.generation import GenerationRequest, Update
 from mlx_websockets.server.farewell import Farewell
+from mlx_websockets.server.parties import Party
 from mlx_websockets.sessions.registry import SessionRegistry
 from mlx_websockets.sessions.session import Session
 
@@ -72,8 +73,8 @@ class Guest(Protocol):
 
     name: str
     session: Session
-    party: str | None
-    """With whom it shares its turns: an address; None is this machine."""
+    party: Party | None
+    """With whom it shares its turns; None: with this machine."""
 
     @property
     def is_connected(self) -> bool: ...
@@ -95,7 +96,7 @@ class Floor:
     """The guests of one server, and their line for the engine."""
 
     def __init__(self, engine: Engine, local_weight: int = 1) -> None:
-        """`local_weight`: so many inputs of this machine start for each one of another address."""
+        """`local_weight`: so many inputs of this machine start for each one of another party of weight 1."""
         self.numbers = itertools.count(1)
         self._engine = engine
         self._registry = SessionRegistry()
@@ -111,7 +112,7 @@ class Floor:
         if guest.party is None:
             self._registry.add(guest.name, guest.session, "this machine", self._local_weight)
         else:
-            self._registry.add(guest.name, guest.session, guest.party)
+            self._registry.add(guest.name, guest.session, guest.party.name, guest.party.weight)
 
     def leave(self, guest: Guest) -> None:
         """Forget `guest`; one that has left already is fine."""
@@ -138,10 +139,10 @@ class Floor:
         finally:
             self._is_advancing = False
 
-    def has_room(self, model: str | None) -> bool:
-        """Whether `model` takes one more turn now; None is the default."""
+    def has_room(self, model: str | None, rows: int) -> bool:
+        """Whether `model` takes a turn of so many rows now; None is the default."""
         engine = self._engine.engine_of(model)
-        return engine is not None and engine.is_ready and self._registry.running_on(model) < engine.rows
+        return engine is not None and engine.is_ready and self._registry.rows_on(model) + rows <= engine.rows
 
     def _wake_models(self) -> None:
         for model in self._registry.awaited_models:
@@ -160,6 +161,11 @@ class Floor:
     @property
     def running(self) -> int:
         return self._registry.running
+
+    @property
+    def rows(self) -> int:
+        """How many rows the running requests take."""
+        return self._registry.rows
 
     @property
     def waiting(self) -> int:

@@ -12,7 +12,7 @@ Nothing here knows turns, sessions or what the messages say.
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from mlx_websockets.events import FrameDropped, Problem, ReplyDelta, ReplyFinished, ReplyStarted, ServerEvent
 from mlx_websockets.server.limits import Limits
@@ -20,6 +20,9 @@ from mlx_websockets.server.replay import Message, Replay
 
 Send = Callable[[Message], Awaitable[None]]
 """Hands one message to the transport and waits while that is full; raises `PeerGone`."""
+
+LOGPROB_BYTES = 48
+"""A token with its logarithm, as JSON."""
 
 MERGE_FROM_ENTRIES = 64
 """So much waiting is slowness too, even if the writer has not had its turn yet."""
@@ -39,9 +42,9 @@ class _Entry:
 
 @dataclass(slots=True)
 class _Stream:
-    """Of one turn: its newest delta if that still waits, and how many have merged into others."""
+    """Of one turn: each candidate's newest delta if that still waits, and how many have merged into others."""
 
-    newest: _Entry | None = None
+    newest: dict[int | None, _Entry] = field(default_factory=dict)
     merged: int = 0
 
 
@@ -145,18 +148,18 @@ class Outbox:
 
     def _put_delta(self, delta: ReplyDelta) -> None:
         stream = self._streams.setdefault(id(delta.turn), _Stream())
-        newest = stream.newest
+        newest, size = stream.newest.get(delta.candidate), _size(delta)
         if newest is not None and (self._is_busy or len(self._entries) >= MERGE_FROM_ENTRIES):
             assert isinstance(newest.content, ReplyDelta)
-            newest.content = replace(newest.content, text=newest.content.text + delta.text)
+            newest.content = _merged(newest.content, delta)
             stream.merged += 1
-            newest.size += len(delta.text)
-            self._size += len(delta.text)
+            newest.size += size
+            self._size += size
             self._check_bounds()
             return
         # The peer counts what it gets, so what merged before has no number of its own.
-        stream.newest = _Entry(replace(delta, seq=delta.seq - stream.merged), len(delta.text))
-        self._append(stream.newest)
+        stream.newest[delta.candidate] = _Entry(replace(delta, seq=delta.seq - stream.merged), size)
+        self._append(stream.newest[delta.candidate])
 
     def _keep_order(self, event: ServerEvent) -> None:
         """No delta may join one that went before another event of its turn."""
@@ -180,9 +183,9 @@ class Outbox:
             self._has_entries.clear()
         if isinstance(entry.content, list):
             return entry.content
-        stream = self._streams.get(id(entry.content.turn))
-        if stream is not None and stream.newest is entry:
-            stream.newest = None
+        stream, candidate = self._streams.get(id(entry.content.turn)), entry.content.candidate
+        if stream is not None and stream.newest.get(candidate) is entry:
+            del stream.newest[candidate]
         return list(self._render(entry.content))
 
     def _check_bounds(self) -> None:
@@ -208,3 +211,14 @@ class Outbox:
         self._size = 0
         self._has_entries.clear()
         self._is_empty.set()
+
+
+def _merged(delta: ReplyDelta, later: ReplyDelta) -> ReplyDelta:
+    """Both in one message, numbered as the first."""
+    return replace(delta, text=delta.text + later.text, logprobs=delta.logprobs + later.logprobs)
+
+
+def _size(delta: ReplyDelta) -> int:
+    """About how many bytes it takes; exact for plain text, which is most of what is sent."""
+    tokens = sum(LOGPROB_BYTES * (1 + len(token.top)) for token in delta.logprobs)
+    return len(delta.text) + tokens

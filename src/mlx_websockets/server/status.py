@@ -50,6 +50,7 @@ class Status:
         """`stats`, and what only whoever watches over the server wants to know."""
         return self.stats() | {
             "rows": self._engine.rows,
+            "rows_in_use": self._floor.rows,
             "held_bytes": self._floor.held_bytes,
             "tokens_per_second": self._engine.status().get("tokens_per_second", 0.0),
             "limits": told(self._limits, max_output_tokens=self._max_output_tokens, context_tokens=self.context_tokens),
@@ -70,6 +71,7 @@ class Status:
             connections=self._floor.connections,
             running=self._floor.running,
             rows=self._engine.rows,
+            rows_in_use=self._floor.rows,
             waiting=self._floor.waiting,
             held_bytes=self._floor.held_bytes,
             tokens=engine.get("tokens", 0),

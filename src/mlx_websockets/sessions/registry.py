@@ -62,12 +62,17 @@ class SessionRegistry:
         """The models that somebody waits for; None is the default."""
         return {model for session in self._sessions.values() for model in session.awaited_models}
 
-    def running_on(self, model: str | None) -> int:
-        return sum(session.running_on(model) for session in self._sessions.values())
+    @property
+    def rows(self) -> int:
+        """Rows that are taken: a running turn takes one for each candidate."""
+        return sum(session.rows for session in self._sessions.values())
 
-    def next_to_start(self, rows: int, has_room: HasRoom = lambda model: True) -> str | None:
+    def rows_on(self, model: str | None) -> int:
+        return sum(session.rows_on(model) for session in self._sessions.values())
+
+    def next_to_start(self, rows: int, has_room: HasRoom = lambda model, rows: True) -> str | None:
         """The session to call `start_next` on, or None: no room in `rows`, or nobody waits for a model that has any."""
-        if self.running >= rows:
+        if self.rows >= rows:
             return None
         for _ in range(len(self._order)):
             party = self._parties[self._order[0]]

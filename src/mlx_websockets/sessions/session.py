@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from mlx_websockets.errors import InvalidImage, InvalidMessage, Refused
 from mlx_websockets.events import (
     Ask,
+    Candidate,
     ConfigUpdated,
     Configure,
     EncodedImage,
@@ -37,14 +38,14 @@ from mlx_websockets.events import (
     TurnLabel,
     Unreadable,
 )
-from mlx_websockets.generation import Choice, Delta, Failed, Finished, FinishReason, Started, Timings, Update, Usage
+from mlx_websockets.generation import Choice, Delta, Failed, Finished, Started, Update
 from mlx_websockets.sampling import Sampling
 from mlx_websockets.sessions.conversation import MAX_PICTURES, Conversation, Exchange
 from mlx_websockets.sessions.frames import FrameSlots
 from mlx_websockets.sessions.turns import Turn
 
-MAX_RUNNING = 16
-"""Turns of one session in the engine at once."""
+MAX_ROWS = 16
+"""Rows of the engine that one session may have at once."""
 
 QUESTIONS_BEFORE_A_FRAME = 4
 """Questions go first, but after so many in a row a waiting frame has its turn."""
@@ -106,11 +107,11 @@ class TendModels:
 
 Action = Send | Submit | Cancel | ReportStatus | TendModels
 
-HasRoom = Callable[[str | None], bool]
-"""Whether a model takes one more turn now; None is the default model."""
+HasRoom = Callable[[str | None, int], bool]
+"""Whether a model takes a turn of so many rows now; None is the default model."""
 
 
-def _everywhere(_: str | None) -> bool:
+def _everywhere(model: str | None, rows: int) -> bool:
     return True
 
 
@@ -201,11 +202,10 @@ class Session:
             case Started():
                 turn.started_at = now
                 return [Send(ReplyStarted(turn.label, model, _queue_ms(turn, now)))]
-            case Delta(text=text):
-                turn.deltas.append(text)
-                return [Send(ReplyDelta(turn.label, text, len(turn.deltas) - 1))]
+            case Delta():
+                return [Send(_told(turn, update))]
             case Finished():
-                return self._finish(turn, update.reason, now, update.usage, update.timings)
+                return self._finish(turn, update, now)
             case Failed():
                 return self._fail(turn, update)
 
@@ -265,13 +265,18 @@ class Session:
         """The models of the turns that wait; None is the default."""
         return {turn.ask.model for turn in (*self._queue, *self._slots)}
 
-    def running_on(self, model: str | None) -> int:
-        """How many turns of a model run."""
-        return sum(turn.ask.model == model for turn in self._running.values())
+    def rows_on(self, model: str | None) -> int:
+        """How many rows of a model the running turns take."""
+        return sum(turn.rows for turn in self._running.values() if turn.ask.model == model)
 
     @property
     def running(self) -> int:
         return len(self._running)
+
+    @property
+    def rows(self) -> int:
+        """How many rows of the engine the running turns take."""
+        return sum(turn.rows for turn in self._running.values())
 
     @property
     def waiting(self) -> int:
@@ -363,21 +368,21 @@ class Session:
         for turn in turns:
             if turn.number in self._running:
                 actions.append(Cancel(turn.number))
-            actions += self._finish(turn, "cancelled", now)
+            actions += self._finish(turn, Finished(turn.number, "cancelled"), now)
         return actions
 
     # --- turns ------------------------------------------------------------------------
 
     def _next(self, has_room: HasRoom) -> Turn | None:
         """The waiting turn to run now: the first, questions before frames, whose lanes and model are free."""
-        if len(self._running) >= MAX_RUNNING:
-            return None
+        rows_left = MAX_ROWS - self.rows
         busy = {lane for turn in self._running.values() for lane in turn.lanes}
         if self._starts_past_frames < QUESTIONS_BEFORE_A_FRAME:
             waiting = [*self._queue, *self._slots]
         else:
             waiting = [*self._slots, *self._queue]
-        return next((turn for turn in waiting if busy.isdisjoint(turn.lanes) and has_room(turn.ask.model)), None)
+        ready = (turn for turn in waiting if busy.isdisjoint(turn.lanes) and turn.rows <= rows_left)
+        return next((turn for turn in ready if has_room(turn.ask.model, turn.rows)), None)
 
     def _submission(self, turn: Turn) -> Submit:
         ask, sampling = turn.ask, turn.sampling
@@ -397,28 +402,40 @@ class Session:
             repetition_penalty=sampling.repetition_penalty,
             seed=sampling.seed,
             stop=ask.stop,
+            json_schema=ask.json_schema,
+            candidates=sampling.candidate_count,
+            logprobs=sampling.logprobs,
         )
         return Submit(
             turn=turn.number, messages=tuple(messages), choice=choice, droppable=2 * len(past), model=ask.model
         )
 
-    def _finish(
-        self, turn: Turn, reason: FinishReason, now: float, usage: Usage = Usage(), timings: Timings = Timings()
-    ) -> list[Action]:
+    def _finish(self, turn: Turn, finished: Finished, now: float) -> list[Action]:
         self._forget(turn)
-        if turn.ask.history and turn.text:
-            self._conversation.add(Exchange(_user_text(turn.ask), turn.ask.images, turn.text))
+        texts = turn.texts
+        if turn.ask.history and texts[0]:
+            self._conversation.add(Exchange(_user_text(turn.ask), turn.ask.images, texts[0]))
         started = turn.started_at if turn.started_at is not None else now
         age = None if turn.captured_at is None else _ms(turn.captured_at, now)
-        finished = ReplyFinished(
-            turn=turn.label, text=turn.text, reason=reason, usage=usage, timings=timings, seconds=now - started,
-            queue_ms=_queue_ms(turn, now), image_ms=turn.image_ms, frame_age_ms=age,
+        reply = ReplyFinished(
+            turn=turn.label, text=texts[0], reason=finished.reason, usage=finished.usage, timings=finished.timings,
+            seconds=now - started, queue_ms=_queue_ms(turn, now), image_ms=turn.image_ms, frame_age_ms=age,
+            candidates=_candidates(texts, finished),
         )  # fmt: skip
-        return [Send(finished)]
+        return [Send(reply)]
 
     def _fail(self, turn: Turn, update: Failed) -> list[Action]:
         self._forget(turn)
-        return [Send(Problem(message=update.message, code=update.code, turn=turn.label, retryable=update.retryable))]
+        if turn.label.is_frame and update.code == "overloaded":
+            return [Send(FrameDropped(turn.label, "overloaded"))]
+        problem = Problem(
+            message=update.message,
+            code=update.code,
+            turn=turn.label,
+            retryable=update.retryable,
+            retry_after_ms=update.retry_after_ms,
+        )
+        return [Send(problem)]
 
     def _give_up(self, turns: list[Turn], code: str, reason: str) -> list[Action]:
         """End `turns`; without a `code` nobody is there to be told."""
@@ -446,7 +463,7 @@ class Session:
 
     def _expire(self, turn: Turn, now: float) -> list[Action]:
         if turn.submitted_at is not None:
-            return [Cancel(turn.number), *self._finish(turn, "timeout", now)]
+            return [Cancel(turn.number), *self._finish(turn, Finished(turn.number, "timeout"), now)]
         self._forget(turn)
         if turn.label.is_frame:
             return [Send(FrameDropped(turn.label, "expired"))]
@@ -455,6 +472,22 @@ class Session:
 
     def _all_turns(self) -> list[Turn]:
         return [*self._running.values(), *self._queue, *self._slots]
+
+
+def _told(turn: Turn, delta: Delta) -> ReplyDelta:
+    """Note a piece of the reply, and how the peer is told of it."""
+    turn.replies[delta.candidate].append(delta.text)
+    turn.told += 1
+    candidate = delta.candidate if turn.rows > 1 else None
+    return ReplyDelta(turn.label, delta.text, turn.told - 1, candidate, delta.logprobs)
+
+
+def _candidates(texts: list[str], finished: Finished) -> tuple[Candidate, ...]:
+    """Every candidate's end, where there are several; one that is cut short ends for the reply's reason."""
+    if len(texts) == 1:
+        return ()
+    reasons = finished.candidate_reasons or (finished.reason,) * len(texts)
+    return tuple(Candidate(text, reason) for text, reason in zip(texts, reasons, strict=True))
 
 
 def _label(event: Ask | FrameInput) -> TurnLabel:

@@ -26,7 +26,8 @@ class Turn:
             it (with pictures to be opened first), and began on it.
         captured_at: a frame's capture time, on the same clock.
         image_ms: what opening its pictures took.
-        deltas: the reply so far.
+        replies: what has been said so far, a list of pieces for each candidate.
+        told: how many pieces the peer was told of.
     """
 
     number: int
@@ -38,7 +39,16 @@ class Turn:
     submitted_at: float | None = None
     started_at: float | None = None
     image_ms: float = 0.0
-    deltas: list[str] = field(default_factory=list)
+    replies: list[list[str]] = field(init=False)
+    told: int = 0
+
+    def __post_init__(self) -> None:
+        self.replies = [[] for _ in range(self.rows)]
+
+    @property
+    def rows(self) -> int:
+        """How many rows of the engine it takes: one for each candidate."""
+        return self.sampling.candidate_count
 
     @property
     def lanes(self) -> frozenset[str]:
@@ -58,6 +68,6 @@ class Turn:
         return frozenset(lanes)
 
     @property
-    def text(self) -> str:
-        """What has been said so far."""
-        return "".join(self.deltas)
+    def texts(self) -> list[str]:
+        """What has been said so far, by candidate."""
+        return ["".join(pieces) for pieces in self.replies]
