@@ -10,10 +10,9 @@ anyone, so the tokens that a penalty looks back at are an array as well.
 """
 
 import random
-from collections import deque
 from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Rows
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import mlx.core as mx
 
@@ -324,45 +323,3 @@ def _choose_of_the_likeliest(logits: mx.array, group: _Group) -> mx.array:
     belongs = before < part(found.sum(axis=-1, keepdims=True), group.top_p)
     kept = found * (belongs & (found >= least_of(found, group.min_p)))
     return mx.take_along_axis(tokens, place_at(kept, group.draws()), axis=-1)[:, 0].astype(mx.uint32)
-
-
-def choose(logprobs: mx.array, rows: Rows[RowSampling]) -> mx.array:
-    """The next token of each row; what `BatchSampler` replaces.
-
-    Args:
-        logprobs: (rows, vocabulary), normalised.
-        rows: the settings of each row, in the same order.
-
-    Returns:
-        (rows,) token ids.
-    """
-    return _chosen(logprobs, _grouped(rows, logprobs.shape[-1]))
-
-
-class RepetitionPenalty:
-    """Makes the tokens of the last stretch of prompt and reply less likely; what `BatchSampler` replaces.
-
-    A logits processor of mlx-vlm's `BatchGenerator`: called with the whole prompt before the
-    first token, and with each token after that.
-    """
-
-    def __init__(self, penalty: float) -> None:
-        self._penalty = penalty
-        self._recent: deque[int] = deque(maxlen=REPETITION_CONTEXT_TOKENS)
-
-    def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
-        recent: Any = tokens[-REPETITION_CONTEXT_TOKENS:].tolist()
-        self._recent.extend(recent)
-        return self._applied(logits)
-
-    def process_last_token(self, token: int, logits: mx.array) -> mx.array:
-        self._recent.append(token)
-        return self._applied(logits)
-
-    def _applied(self, logits: mx.array) -> mx.array:
-        if not self._recent:
-            return logits
-        tokens = mx.array(sorted(set(self._recent)))[None]
-        values = mx.take_along_axis(logits, tokens, axis=-1)
-        lowered = mx.where(values < 0, values * self._penalty, values / self._penalty)
-        return mx.put_along_axis(logits, tokens, lowered.astype(logits.dtype), axis=-1)
