@@ -10,6 +10,7 @@ import dataclasses
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
@@ -18,9 +19,11 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from mlx_websockets.protocols.native_schema import SUBPROTOCOL
+from mlx_websockets.server.access import Access
 from mlx_websockets.server.app import create_app
 from mlx_websockets.server.limits import FIXED, Limits, declared, told
 from mlx_websockets.server.listener import http_protocol
+from mlx_websockets.server.parties import Key, holder
 from mlx_websockets.server.run import listener_config
 from mlx_websockets.settings import Settings
 from mlx_websockets.testing import SMALL_GIF, ScriptedEngine
@@ -92,6 +95,58 @@ def test_too_many_requests_of_another_machine_are_told_when_to_go_on_and_the_con
             await holds(lambda: len(server.engine.requests) == 3)
 
     asyncio.run(story())
+
+
+def test_a_token_with_a_name_has_an_allowance_of_its_own_wherever_it_is_shown():
+    cameras = Key("the-token-of-the-cameras", holder("cameras", requests_per_minute=6))
+
+    async def story():
+        async with running(requests_per_minute=600, access=Access("everybody-s-token", more=(cameras,))) as server:
+            first, second = [await server.peer(**shown(each, cameras.token)) for each in ("192.0.2.1", "192.0.2.2")]
+            other = await server.peer(**shown("192.0.2.1", "everybody-s-token"))
+            limits = [(await hear(each))["limits"]["requests_per_minute"] for each in (first, second, other)]
+            await say(first, type="text_input", content="Hi", id="1")
+            await request_at(server.engine, 0)
+            await say(second, type="text_input", content="Hi", id="2")
+            refusal = await hear(second)
+            await say(other, type="text_input", content="Hi", id="3")
+
+            assert limits == [6, 6, 600]
+            assert (refusal["code"], refusal["error"]) == (
+                "rate_limited", "More than 6 requests a minute came with your token.",
+            )  # fmt: skip
+            await request_at(server.engine, 1)
+
+    asyncio.run(story())
+
+
+def test_while_inputs_wait_the_weight_of_a_token_says_how_many_of_them_start():
+    heavy = Key("the-token-of-the-heavy", holder("heavy", weight=3))
+
+    async def story():
+        async with running(access=Access("everybody-s-token", more=(heavy,))) as server:
+            server.engine.rows = 1
+            peers = [await server.peer(**shown("192.0.2.1", heavy.token))]
+            peers.append(await server.peer(**shown("192.0.2.2", "everybody-s-token")))
+            for peer, name in zip(peers, ("heavy", "light"), strict=True):
+                for number in range(8):
+                    await say(peer, type="text_input", content=name, id=str(number))
+                await say(peer, type="ping")
+                await hear_until(peer, "pong")
+            for number in range(11):
+                request = await request_at(server.engine, number)
+                server.engine.reply(request.id, "Hi")
+
+            order = [request.messages[-1].text for request in server.engine.requests.values()]
+            assert order[:8] == [*["heavy"] * 3, "light"] * 2
+
+    asyncio.run(story())
+
+
+def shown(address: str, token: str) -> dict[str, Any]:
+    """How a peer of another machine shows a token."""
+    headers = {"X-Forwarded-For": address, "Authorization": f"Bearer {token}"}
+    return {"additional_headers": headers, "subprotocols": [SUBPROTOCOL]}
 
 
 def test_the_allowance_is_the_address_s_and_not_the_connection_s():

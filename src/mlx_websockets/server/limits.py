@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlx_websockets import settings as fixed
+from mlx_websockets.protocols.response_format import MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH
 from mlx_websockets.settings import Settings
 
 
@@ -55,7 +56,8 @@ class Limits:
     requests_per_minute: int = limit(
         fixed.REQUESTS_PER_MINUTE,
         "requests",
-        "a minute from one address, with a sixth of it at once; the server's own machine is exempt",
+        "a minute from one address, or with one token that has a name and may have a number of its own; "
+        "with a sixth of it at once; the server's own machine is exempt",
         "`rate_limited`",
     )
     bad_messages_per_minute: int = limit(
@@ -141,6 +143,20 @@ FIXED = (
         "bytes",
         "of text in one request, in UTF-8: `content`, `context`, `prompt` and `system` together",
         "`text_too_large`",
+    ),
+    Declared(
+        "max_schema_bytes",
+        MAX_SCHEMA_BYTES,
+        "bytes",
+        "of the JSON schema in a `response_format`, written without spaces",
+        "`schema_too_large`",
+    ),
+    Declared(
+        "max_schema_depth",
+        MAX_SCHEMA_DEPTH,
+        "levels",
+        "of lists and objects in that schema",
+        "`schema_too_large`",
     ),
     Declared("max_image_bytes", fixed.MAX_IMAGE_BYTES, "bytes", "of one picture as a file", "`image_too_large`"),
     Declared(
