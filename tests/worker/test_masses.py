@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_websockets.engine.worker.masses import WHOLE, edge_of, likeliest, log_sum, masses, nucleus_token_at, token_at
+from mlx_websockets.engine.worker.masses import (
+    WHOLE,
+    edge_by_bits,
+    edge_by_sorting,
+    likeliest,
+    log_sum,
+    masses,
+    nucleus_token_at,
+    token_at,
+)
 
 SIZES = [1, 2, 40, 63, 64, 65, 130, 1000, 5000]
 
@@ -51,12 +60,14 @@ def test_the_edge_is_where_the_falling_sum_reaches_what_is_wanted(size: int, see
     found = masses(mx.array(rows_of(2, size, seed)))
     wanted = [max(1, int(total * share)) for total in np.array(found).sum(axis=-1, dtype=np.uint64)]
 
-    edges = np.array(edge_of(found, mx.array(wanted, mx.uint32)[:, None]))[:, 0].tolist()
+    by_bits, by_sorting = (
+        find(found, mx.array(wanted, mx.uint32)[:, None]) for find in (edge_by_bits, edge_by_sorting)
+    )
 
-    for row, least, edge in zip(np.array(found), wanted, edges, strict=True):
+    for row, least, *edges in zip(np.array(found), wanted, np.array(by_bits), np.array(by_sorting), strict=True):
         falling = np.sort(row)[::-1].astype(np.uint64)
-        reached = int(falling[np.searchsorted(falling.cumsum(), least)])
-        assert edge == min(reached, WHOLE - 1)
+        reached = falling[np.searchsorted(falling.cumsum(), least)]
+        assert edges == [reached, reached]
 
 
 @settings(max_examples=80, deadline=None)
@@ -97,7 +108,23 @@ def test_of_equals_at_the_edge_the_first_ones_belong_to_the_nucleus():
 
     tokens = nucleus_token_at(found, mx.full((100, 1), 0.45), mx.zeros((100, 1), mx.uint32), draws)
 
-    assert np.bincount(np.array(tokens)).tolist() == [20, 20, 20, 20, 20]
+    assert np.array(tokens).tolist() == np.repeat(np.arange(5), 20).tolist()
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.sampled_from(SIZES), st.integers(0, 2**32), st.sampled_from([0.0, 0.31, 0.77, 0.93, 0.9999999]))
+def test_the_nucleus_is_drawn_from_likeliest_first(size: int, seed: int, top_p: float):
+    found = masses(mx.array(rows_of(1, size, seed)))
+    draws = (np.arange(50) + 0.5) / 50
+    rows = mx.repeat(found, 50, axis=0)
+
+    tokens = nucleus_token_at(rows, column(*[top_p] * 50), mx.zeros((50, 1), mx.uint32), column(*draws))
+
+    falling = np.argsort(-np.array(found)[0].astype(np.int64), kind="stable")
+    ends = np.array(found)[0, falling].astype(np.uint64).cumsum()
+    belong = np.searchsorted(ends, max(1, np.ceil(np.float32(top_p) * np.float32(ends[-1])))) + 1
+    points = (draws * ends[:belong][-1]).astype(np.uint64)
+    assert np.array(tokens).tolist() == falling[np.searchsorted(ends, points, "right")].tolist()
 
 
 @pytest.mark.parametrize("size", SIZES)

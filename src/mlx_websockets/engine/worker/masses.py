@@ -1,6 +1,6 @@
 """Probabilities as whole numbers, and the token at a point of their sum.
 
-A row's masses are its probabilities in parts of 2**31. Sums of whole numbers are exact in any
+A row's masses are its probabilities in parts of about 2**31. Sums of whole numbers are exact in any
 order, so a row gets the same token whichever kernel adds it up: alone or among others, on a CPU
 or a GPU. Nothing here waits for a value: the graph is built and left to whoever needs the token.
 
@@ -11,8 +11,8 @@ import math
 
 import mlx.core as mx
 
-WHOLE = 2**31
 _BITS = 31
+WHOLE = 2**_BITS - 128  # the largest of float32 below: no mass takes more bits
 _BLOCK = 64  # divides the vocabularies of most models, so that nothing has to be padded
 
 
@@ -77,10 +77,10 @@ def place_at(masses: mx.array, draw: mx.array) -> mx.array:
 
 
 def nucleus_token_at(masses: mx.array, top_p: mx.array, least: mx.array, draw: mx.array) -> mx.array:
-    """The token at `draw` of the likeliest tokens that together reach `top_p`; of equals, the first ones belong.
+    """The token at `draw` of the likeliest tokens that together reach `top_p`, likeliest first, equals in order.
 
     Nothing is sorted. It takes the mass of the last token that belongs (or `least`, if that is
-    more), and how many tokens of that mass do.
+    more) and how many of that mass do; then, likewise, which token the point is in.
     """
     wanted = part(masses.sum(axis=-1, keepdims=True), top_p)
     edge = mx.maximum(edge_of(masses, wanted), least)
@@ -88,23 +88,33 @@ def nucleus_token_at(masses: mx.array, top_p: mx.array, least: mx.array, draw: m
     equals = (masses == edge).sum(axis=-1, keepdims=True).astype(mx.uint32)
     taken = mx.minimum((wanted - above + edge - 1) // mx.maximum(edge, 1), equals)
     point = _point(above + taken * edge, draw)
-    is_at_edge = point >= above
-    lowest = mx.where(is_at_edge, edge, edge + 1)
-    highest = mx.where(is_at_edge, edge, WHOLE)
-    inside = masses * ((masses >= lowest) & (masses <= highest))
-    return _token_at(inside, mx.where(is_at_edge, point - above, point))
+    own = edge_of(masses, point + 1)
+    return _token_at(masses * (masses == own), point - _mass_from(masses, own + 1))
 
 
 def edge_of(masses: mx.array, wanted: mx.array) -> mx.array:
-    """The largest mass m such that the tokens of mass m or more together have `wanted`; 0 if all have less.
+    """(rows, 1): the largest mass m such that the tokens of mass m or more have `wanted` together.
 
-    It is found bit by bit, from the highest.
+    `wanted` is at least 1. Where all tokens have less than that, it is a mass that none is below.
     """
+    return edge_by_bits(masses, wanted) if _computes_on_cpu() else edge_by_sorting(masses, wanted)
+
+
+def edge_by_bits(masses: mx.array, wanted: mx.array) -> mx.array:
+    """`edge_of`, a bit after the other from the highest: many small passes, where sorting is slow."""
     edge = mx.zeros_like(wanted)
     for bit in reversed(range(_BITS)):
         higher = edge + (1 << bit)
         edge = mx.where(_mass_from(masses, higher) >= wanted, higher, edge)
     return edge
+
+
+def edge_by_sorting(masses: mx.array, wanted: mx.array) -> mx.array:
+    """`edge_of` in few passes, where each is a kernel to be started."""
+    rising = mx.sort(masses, axis=-1)
+    from_here = mx.cumsum(rising, axis=-1, reverse=True)
+    place = mx.maximum((from_here >= wanted).sum(axis=-1, keepdims=True), 1) - 1
+    return mx.take_along_axis(rising, place, axis=-1)
 
 
 def _mass_from(masses: mx.array, least: mx.array) -> mx.array:
