@@ -131,7 +131,8 @@ class Embedder:
     def _with_several(
         self, prompt: Processed, pictures: Sequence[bytes], alone: Callable[[int], Processed]
     ) -> tuple[Made, list[Features] | None]:
-        features = self._each(pictures, alone) if self._shapes.get(True, _flat) is not None else None
+        may_know = None not in self._shapes.values()
+        features = self._each(pictures, alone) if may_know else None
         if features is None or not self._fit(prompt, features):
             return self._looked_at(prompt), None
         if True not in self._shapes:
@@ -146,7 +147,7 @@ class Embedder:
         found: dict[bytes, Features] = {}
         for number, picture in enumerate(pictures):
             features = found.get(picture) or self._kept.get(picture) or self._with_one(alone(number), picture)[1]
-            if features is None or self._shapes.get(False) is None:
+            if features is None or self._shapes[False] is None:
                 return None
             found[picture] = features
         return [found[picture] for picture in pictures]
@@ -228,10 +229,12 @@ class Embedder:
         except Exception:  # whatever a stranger's code does with an array of the wrong shape
             return False
         places = mx.array(self._places(prompt))
-        if mx.array_equal(frame[ROWS][0, places], made[ROWS][0, places]):
+        zeros, put_in, seen = (each[ROWS][0, places] for each in (frame, composed, made))
+        if mx.array_equal(zeros, seen):
             return False  # it has looked all the same
+        rounding = ROUNDING if len(features) > 1 else 0.0
         words_agree = mx.array_equal(composed[ROWS], self._filled(prompt, made, features)[ROWS])
-        return bool(words_agree) and _near(composed, made, ROUNDING if len(features) > 1 else 0.0)
+        return bool(words_agree) and _near(put_in, seen, rounding) and _near(composed, made, rounding)
 
 
 _Shape = Callable[[Sequence[Features]], mx.array | None]
