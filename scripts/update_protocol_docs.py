@@ -24,6 +24,7 @@ MORE = {
     "candidate_count": ", and no more than `--rows`",
     "seed": ", or null: a fresh one each time",
     "logprobs": ", or null: none",
+    "unchanged_threshold": "; 0: every frame is described",
 }
 """What is allowed besides the range."""
 

@@ -115,6 +115,7 @@ export interface Settings {
   max_tokens_image?: number;
   seed?: number | null;
   logprobs?: number | null;
+  unchangedThreshold?: number;
 }
 
 export interface Usage {
@@ -240,6 +241,7 @@ export interface Config {
   max_tokens_image?: number;
   seed?: number | null;
   logprobs?: number | null;
+  unchangedThreshold?: number;
   id?: string;
 }
 

@@ -1,4 +1,4 @@
-"""The settings of a connection: how the tokens of a reply are chosen, their ranges, and how they merge.
+"""The settings of a connection: how the tokens of a reply are chosen and what gets one; ranges, and how they merge.
 
 Says each setting once: its default, its bounds and its meaning. Knows no wire names
 (a protocol translates) and no model (the worker's sampler acts on it).
@@ -77,6 +77,7 @@ RANGES: dict[str, Range] = {
     "frequency_penalty": Range(float, 0, 2),
     "seed": Range(int, 0, MAX_SEED),
     "logprobs": Range(int, 0, MAX_TOP_LOGPROBS),
+    "unchanged_threshold": Range(float, 0, 1),
 }
 
 NULLABLE = ("seed", "logprobs")
@@ -98,6 +99,7 @@ class Sampling:
         seed: the same request with the same seed gets the same reply; None = a fresh one each time.
         response_modalities: only text.
         logprobs: how many likely tokens to tell of beside each chosen one; None = not even the chosen one's.
+        unchanged_threshold: a frame that differs by less from the last one described gets no reply; 0 = all do.
         limit: what neither `max_tokens` may pass, set by `--max-tokens`.
         rows: what `candidate_count` may not pass: replies that the engine computes together.
     """
@@ -113,6 +115,7 @@ class Sampling:
     seed: int | None = None
     response_modalities: tuple[str, ...] = ("TEXT",)
     logprobs: int | None = None
+    unchanged_threshold: float = 0.0
     limit: int = field(default=512, repr=False)
     rows: int = field(default=MAX_CANDIDATES, repr=False)
 

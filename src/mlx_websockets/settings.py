@@ -146,7 +146,7 @@ class Settings:
     kv_group_size: int = setting(64, "How many of them share a scale: 32, 64 or 128.", least=32, most=128)
     kv_scheme: str = setting("uniform", "How they are quantised: `uniform` or `turboquant`.")
     draft_model: str | None = setting(
-        None, "Refused: a draft model can answer one peer at a time only. docs/decisions/draft-models.md says more."
+        None, "Refused: mlx-vlm drafts with no ordinary model. docs/decisions/draft-models.md says more."
     )
     rows: int = setting(16, "How many replies are computed together; more wait.", least=1, most=256)
     max_connections: int = setting(MAX_CONNECTIONS, "Connections open at once.", least=1, most=10_000)
@@ -164,6 +164,13 @@ class Settings:
     )
     local_weight: int = setting(
         1, "While inputs wait, so many of this machine's start for each one of another.", least=1, most=100
+    )
+    unchanged_threshold: float = setting(
+        0.0,
+        "A frame that differs by less from the last one of its source that was described is not described again, "
+        "such as 0.03; 0: every frame is. Connections may set their own.",
+        least=0,
+        most=1,
     )
     debug: bool = setting(False, "Log what happens in detail, and show tracebacks.")
     mdns: bool = setting(False, "Announce the server on the local network, to be found by name: `mlx://NAME`.")
@@ -203,8 +210,8 @@ class Settings:
             raise UsageError(f"--kv-group-size can't be {self.kv_group_size}.", "Try --kv-group-size 64.")
         if self.draft_model is not None:
             raise UsageError(
-                "--draft-model is not supported: mlx-vlm drafts for one batch that nobody can join, and many peers "
-                "are answered together here, each with settings of its own.",
+                "--draft-model is not supported: mlx-vlm can't draft with an ordinary small model, only with heads "
+                "that were trained for one model each, and then for a batch that nobody can join.",
                 "Leave --draft-model out.",
             )
 
@@ -240,6 +247,7 @@ class Settings:
             max_tokens_image=min(100, limit),
             temperature=float(self.temperature),
             limit=limit,
+            unchanged_threshold=float(self.unchanged_threshold),
             rows=self.rows,
         )
 

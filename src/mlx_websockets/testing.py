@@ -53,6 +53,7 @@ from mlx_websockets.generation import (
     Usage,
 )
 from mlx_websockets.images import open_images
+from mlx_websockets.likeness import difference, view_of
 from mlx_websockets.protocols.native_schema import encode_binary_media
 from mlx_websockets.protocols.wire import WireProtocol
 from mlx_websockets.sampling import Sampling
@@ -277,6 +278,12 @@ class Talk:
         except InvalidImage as error:
             self._perform(self.session.pictures_failed(draft.turn, error))
             return
+        view = view_of(messages[-1].images[0]) if draft.unchanged_threshold else None
+        before = draft.view_before
+        if view is not None and before is not None and difference(before, view) < draft.unchanged_threshold:
+            self._perform(self.session.picture_unchanged(draft.turn))
+            return
+        self.session.pictures_opened(draft.turn, 0.0, view)
         request = GenerationRequest(id=draft.turn, messages=messages, choice=draft.choice, droppable=draft.droppable)
         self.engine.submit(request, self._update)
 

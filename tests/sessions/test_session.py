@@ -1,6 +1,7 @@
 """What a session promises its peer, one promise a test."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -25,8 +26,10 @@ from mlx_websockets.events import (
     TurnLabel,
     Unreadable,
 )
-from mlx_websockets.generation import Delta, Failed, Finished, Started, Timings, TokenLogprob, Usage
+from mlx_websockets.generation import Delta, Failed, Finished, FinishReason, Started, Timings, TokenLogprob, Usage
+from mlx_websockets.likeness import SIDE, View
 from mlx_websockets.sampling import Sampling
+from mlx_websockets.sessions.frames import MAX_SOURCES_SEEN
 from mlx_websockets.sessions.session import (
     MAX_ROWS,
     QUESTIONS_BEFORE_A_FRAME,
@@ -916,3 +919,93 @@ def test_an_overloaded_model_says_when_to_ask_again_and_drops_a_frame() -> None:
     assert isinstance(problem, Problem)
     assert (problem.code, problem.retryable, problem.retry_after_ms) == ("overloaded", True, 2500)
     assert isinstance(dropped, FrameDropped) and dropped.reason == "overloaded"
+
+
+# --- frames that look like the one before ----------------------------------------------------------------------
+
+
+def view(shade: int) -> View:
+    return View((8, 8), bytes([shade]) * (SIDE * SIDE * 3))
+
+
+def watchful(**fields: object) -> FrameInput:
+    """A frame of a stream of which only changes are to be described."""
+    ask = Ask(
+        text="What now?", images=(PICTURE,), changes={"unchanged_threshold": 0.1}, **{"source": "webcam"} | fields
+    )  # type: ignore[arg-type]
+    return FrameInput(ask=ask)
+
+
+def described(session: Session, shade: int, reason: FinishReason = "stop", **fields: object) -> View | None:
+    """Show a frame that looks like this and have it described; what it was to be compared with."""
+    session.receive(watchful(**fields), 0.0)
+    submit = started(session)
+    session.pictures_opened(submit.turn, 1.0, view(shade))
+    session.update(Finished(submit.turn, reason), 0.0)
+    return submit.view_before
+
+
+def test_a_frame_is_compared_with_the_last_one_of_its_source_that_was_described() -> None:
+    session = new_session()
+
+    assert described(session, 1) is None
+    assert described(session, 2) == view(1)
+    assert described(session, 3, source="door") is None
+    assert described(session, 4) == view(2)
+
+
+def test_a_frame_that_looks_the_same_is_dropped_and_is_not_what_the_next_is_compared_with() -> None:
+    session = new_session()
+    described(session, 1)
+    session.receive(watchful(id="f"), 0.0)
+    turn = started(session).turn
+
+    dropped = only_event(session.picture_unchanged(turn))
+
+    assert isinstance(dropped, FrameDropped)
+    assert (dropped.turn.id, dropped.reason, session.running) == ("f", "unchanged", 0)
+    assert described(session, 3) == view(1)
+
+
+def test_a_frame_whose_reply_was_cancelled_or_failed_was_not_described() -> None:
+    session = new_session()
+    session.receive(watchful(id="f"), 0.0)
+    submit = started(session)
+    session.pictures_opened(submit.turn, 1.0, view(1))
+    session.receive(Interrupt(id="f"), 0.0)
+    assert described(session, 2) is None
+
+    session.receive(watchful(id="g"), 0.0)
+    submit = started(session)
+    session.pictures_opened(submit.turn, 1.0, view(3))
+    session.update(Failed(submit.turn, "engine_restarted", "It died."), 0.0)
+
+    assert described(session, 4) == view(2)
+
+
+def test_another_question_about_the_same_picture_is_asked() -> None:
+    session = new_session()
+    described(session, 1)
+
+    session.receive(FrameInput(ask=replace(watchful().ask, text="Who is there?")), 0.0)
+
+    assert started(session).view_before is None
+
+
+def test_without_a_threshold_frames_are_not_compared() -> None:
+    session = new_session()
+    described(session, 1)
+    session.receive(frame(), 0.0)
+
+    submit = started(session)
+
+    assert (submit.unchanged_threshold, submit.view_before) == (0.0, None)
+
+
+def test_the_views_of_many_sources_make_way_for_each_other() -> None:
+    session = new_session()
+    for number in range(MAX_SOURCES_SEEN + 1):
+        described(session, number, source=str(number))
+
+    assert described(session, 0, source="0") is None
+    assert described(session, 0, source="2") == view(2)

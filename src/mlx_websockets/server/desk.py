@@ -32,6 +32,7 @@ from mlx_websockets.events import (
 )
 from mlx_websockets.generation import ChatMessage, Failed, Finished, GenerationRequest, Started, Update
 from mlx_websockets.images import open_images
+from mlx_websockets.likeness import View, difference, view_of
 from mlx_websockets.metrics import Metrics
 from mlx_websockets.protocols.wire import WireProtocol
 from mlx_websockets.server.farewell import STOPPING, Farewell
@@ -427,7 +428,7 @@ class Desk:
     async def _open_then_submit(self, draft: Submit, engine: Engine) -> None:
         began = time.monotonic()
         try:
-            request = await asyncio.get_running_loop().run_in_executor(self._house.openers, _request, draft)
+            opened = await asyncio.get_running_loop().run_in_executor(self._house.openers, _open, draft)
         except InvalidImage as error:
             failed = self.session.pictures_failed(draft.turn, error)
             self._act(lambda _: failed)
@@ -435,8 +436,12 @@ class Desk:
             return
         finally:
             self._openings.pop(draft.turn, None)
-        self.session.pictures_opened(draft.turn, round((time.monotonic() - began) * 1000, 3))
-        engine.submit(request, lambda update: self._update(update, engine.model_id))
+        if opened.is_unchanged:
+            self._act(lambda _: self.session.picture_unchanged(draft.turn))
+            self._house.floor.advance()
+            return
+        self.session.pictures_opened(draft.turn, round((time.monotonic() - began) * 1000, 3), opened.view)
+        engine.submit(opened.request, lambda update: self._update(update, engine.model_id))
 
 
 def _limits_of(party: Party | None, limits: Limits) -> Limits:
@@ -463,6 +468,24 @@ def with_newest_images(messages: tuple[DraftMessage, ...], most: int) -> tuple[D
         room -= len(message.images)
         kept.append(message)
     return tuple(reversed(kept))
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A request with its pictures; of a frame that is to be compared, also how it looks."""
+
+    request: GenerationRequest
+    view: View | None = None
+    is_unchanged: bool = False
+
+
+def _open(draft: Submit) -> _Opened:
+    """Open the pictures, and compare a frame with the one before. Called in a thread."""
+    request = _request(draft)
+    if not draft.unchanged_threshold:
+        return _Opened(request)
+    view, before = view_of(request.messages[-1].images[0]), draft.view_before
+    return _Opened(request, view, before is not None and difference(before, view) < draft.unchanged_threshold)
 
 
 def _request(draft: Submit) -> GenerationRequest:

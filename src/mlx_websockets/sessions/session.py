@@ -39,9 +39,10 @@ from mlx_websockets.events import (
     Unreadable,
 )
 from mlx_websockets.generation import Choice, Delta, Failed, Finished, Started, Update
+from mlx_websockets.likeness import View
 from mlx_websockets.sampling import Sampling
 from mlx_websockets.sessions.conversation import MAX_PICTURES, Conversation, Exchange
-from mlx_websockets.sessions.frames import FrameSlots
+from mlx_websockets.sessions.frames import FrameSlots, LastViews
 from mlx_websockets.sessions.turns import Turn
 
 MAX_ROWS = 16
@@ -74,7 +75,8 @@ class DraftMessage:
 class Submit:
     """Open the pictures, then hand the request to the engine. `turn` is its id there.
 
-    If a picture can't be opened, tell the session: `pictures_failed`.
+    If a picture can't be opened, tell the session: `pictures_failed`. If it differs by less than
+    `unchanged_threshold` from `view_before`, leave the engine alone: `picture_unchanged`.
     """
 
     turn: int
@@ -82,6 +84,8 @@ class Submit:
     choice: Choice
     droppable: int = 0
     model: str | None = None
+    unchanged_threshold: float = 0.0
+    view_before: View | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +149,7 @@ class Session:
         self._clock_offset = clock_offset
         self._queue: list[Turn] = []  # questions and "queue" frames, oldest first
         self._slots = FrameSlots()
+        self._views = LastViews()
         self._starts_past_frames = 0  # in a row, while frames waited in their slots
         self._refusal: tuple[str, str] | None = None  # code and reason, once nothing new is taken
         self._running: dict[int, Turn] = {}
@@ -209,10 +214,16 @@ class Session:
             case Failed():
                 return self._fail(turn, update)
 
-    def pictures_opened(self, turn: int, milliseconds: float) -> None:
-        """Note what opening a turn's pictures took."""
+    def pictures_opened(self, turn: int, milliseconds: float, view: View | None = None) -> None:
+        """Note what opening a turn's pictures took, and how a frame looks that is to be compared with the next."""
         if turn in self._running:
             self._running[turn].image_ms = milliseconds
+            self._running[turn].view = view
+
+    def picture_unchanged(self, turn: int) -> list[Action]:
+        """Drop a frame that looks like the last one that was described."""
+        ended = self._running.pop(turn, None)
+        return [Send(FrameDropped(ended.label, "unchanged"))] if ended is not None else []
 
     def pictures_failed(self, turn: int, error: InvalidImage) -> list[Action]:
         """End a turn one of whose pictures can't be opened: a frame is dropped, a question gets `error`."""
@@ -406,12 +417,21 @@ class Session:
             candidates=sampling.candidate_count,
             logprobs=sampling.logprobs,
         )
+        threshold = sampling.unchanged_threshold if turn.label.is_frame else 0.0
         return Submit(
-            turn=turn.number, messages=tuple(messages), choice=choice, droppable=2 * len(past), model=ask.model
+            unchanged_threshold=threshold,
+            view_before=self._views.before(turn) if threshold else None,
+            turn=turn.number,
+            messages=tuple(messages),
+            choice=choice,
+            droppable=2 * len(past),
+            model=ask.model,
         )
 
     def _finish(self, turn: Turn, finished: Finished, now: float) -> list[Action]:
         self._forget(turn)
+        if finished.reason != "cancelled":
+            self._views.note(turn)
         texts = turn.texts
         if turn.ask.history and texts[0]:
             self._conversation.add(Exchange(_user_text(turn.ask), turn.ask.images, texts[0]))

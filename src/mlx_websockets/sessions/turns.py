@@ -10,6 +10,7 @@ That is the whole of the invariant: every accepted request ends exactly once.
 from dataclasses import dataclass, field
 
 from mlx_websockets.events import Ask, TurnLabel
+from mlx_websockets.likeness import View
 from mlx_websockets.sampling import Sampling
 
 
@@ -26,6 +27,7 @@ class Turn:
             it (with pictures to be opened first), and began on it.
         captured_at: a frame's capture time, on the same clock.
         image_ms: what opening its pictures took.
+        view: what its frame looks like, if that is to be compared with the next.
         replies: what has been said so far, a list of pieces for each candidate.
         told: how many pieces the peer was told of.
     """
@@ -39,6 +41,7 @@ class Turn:
     submitted_at: float | None = None
     started_at: float | None = None
     image_ms: float = 0.0
+    view: View | None = None
     replies: list[list[str]] = field(init=False)
     told: int = 0
 
