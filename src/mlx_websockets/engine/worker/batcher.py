@@ -57,7 +57,7 @@ class _Job:
     prompt: Prompt
     choice: Choice
     priority: Priority
-    new_grammar: Callable[[], Grammar] | None
+    grammars: Many[Grammar]
     can_begin_late: bool
     prefill: Prefill | None = None
     passed_over: int = 0
@@ -115,11 +115,15 @@ class Batcher:
         choice: Choice,
         *,
         priority: Priority = "interactive",
-        new_grammar: Callable[[], Grammar] | None = None,
+        grammars: Many[Grammar] = (),
     ) -> None:
-        """Begin on a request; ask `free_rows` first, it takes one for each candidate."""
+        """Begin on a request; ask `free_rows` first, it takes one for each candidate.
+
+        Args:
+            grammars: what each candidate may say; none where they may say anything.
+        """
         can_begin_late = self._quantization is None and may_be_cut(self._language_model, prompt)
-        job = _Job(request, prompt, choice, priority, new_grammar, can_begin_late)
+        job = _Job(request, prompt, choice, priority, grammars, can_begin_late)
         self._jobs[request] = job
         self._waiting.append(job)
 
@@ -268,7 +272,7 @@ class Batcher:
         return tokens
 
     def _row(self, job: _Job, candidate: int) -> Row:
-        grammar = job.new_grammar() if job.new_grammar is not None else None
+        grammar = job.grammars[candidate] if job.grammars else None
         return Row((job, candidate), RowSampling(job.choice, candidate), job.choice.max_tokens, grammar)
 
     def _keep_prompt(self, job: _Job, row_caches: Caches) -> None:

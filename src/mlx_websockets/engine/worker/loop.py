@@ -17,12 +17,13 @@ import psutil
 from mlx_websockets.engine.messages import Cancel, FromWorker, Heartbeat, Load, Memory, Stop, Submit, ToWorker, Updates
 from mlx_websockets.engine.worker.batcher import Batcher, RowToken
 from mlx_websockets.engine.worker.detokenizer import Detokenizer, Tokenizer
+from mlx_websockets.engine.worker.grammar import Grammars
 from mlx_websockets.engine.worker.prefixes import KeptPrefixes
 from mlx_websockets.engine.worker.prompts import Prompts
 from mlx_websockets.engine.worker.scheduler import Waiting
 from mlx_websockets.engine.worker.sequence import Candidate, Sequence
 from mlx_websockets.errors import EngineError
-from mlx_websockets.generation import Delta, Failed, GenerationRequest, Started, TokenLogprob, Update
+from mlx_websockets.generation import Choice, Delta, Failed, GenerationRequest, Started, TokenLogprob, Update
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ class WorkerLoop:
         new_batcher: makes an empty batcher; called again when a step has failed, because
             nothing in the old one can be trusted then.
         kept: what the batchers keep of prompts.
+        grammars: of replies that are held to a schema.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class WorkerLoop:
         tokenizer: Tokenizer,
         new_batcher: Callable[[], Batcher],
         kept: KeptPrefixes,
+        grammars: Grammars,
         context_tokens: int,
     ) -> None:
         self._channel = channel
@@ -66,6 +69,7 @@ class WorkerLoop:
         self._new_batcher = new_batcher
         self._batcher = new_batcher()
         self._kept = kept
+        self._grammars = grammars
         self._context_tokens = context_tokens
         self._waiting = Waiting()
         self._running: dict[int, Sequence] = {}
@@ -126,15 +130,17 @@ class WorkerLoop:
                 return
 
     def _begin(self, request: GenerationRequest, arrived_at: float) -> None:
+        choice = request.choice
+        candidates = [self._candidate(choice) for _ in range(choice.candidates)]
         prompt, vision_seconds = self._prompts.prompt(request)
         room = self._context_tokens - len(prompt.tokens)
-        choice = request.choice
         if choice.max_tokens > room:
             choice = msgspec.structs.replace(choice, max_tokens=room)
-        self._batcher.insert(request.id, prompt, choice, priority=request.priority)
+        grammars = [each.grammar for each in candidates if each.grammar is not None]
+        self._batcher.insert(request.id, prompt, choice, priority=request.priority, grammars=grammars)
         self._running[request.id] = Sequence(
             request=request,
-            candidates=[Candidate(Detokenizer(self._tokenizer, choice.stop)) for _ in range(choice.candidates)],
+            candidates=candidates,
             arrived_at=arrived_at,
             input_tokens=len(prompt.tokens),
             image_tokens=prompt.image_tokens,
@@ -142,6 +148,10 @@ class WorkerLoop:
             prepared_at=time.perf_counter(),
         )
         self._updates.append(Started(request.id))
+
+    def _candidate(self, choice: Choice) -> Candidate:
+        grammar = None if choice.json_schema is None else self._grammars.grammar(choice.json_schema)
+        return Candidate(Detokenizer(self._tokenizer, choice.stop), grammar)
 
     def _step(self) -> None:
         try:
@@ -164,6 +174,9 @@ class WorkerLoop:
 
     def _advance(self, sequence: Sequence, token: RowToken) -> None:
         candidate = sequence.candidates[token.candidate]
+        if candidate.failure is not None:
+            self._fail(token.request, candidate.failure)
+            return
         sequence.cached_tokens = token.cached_tokens
         text = ""
         if token.end != "stop":  # the token that says "stop" is not part of the reply
@@ -178,12 +191,17 @@ class WorkerLoop:
             self._end(sequence, token, candidate)
 
     def _end(self, sequence: Sequence, token: RowToken, candidate: Candidate) -> None:
-        candidate.reason = "stop" if candidate.detokenizer.stopped else token.end
+        candidate.reason = "stop" if candidate.is_whole else token.end
         if token.end is None:
             self._batcher.remove(token.request, token.candidate)
         if sequence.is_finished:
             del self._running[token.request]
             self._updates.append(sequence.finished())
+
+    def _fail(self, id: int, error: EngineError) -> None:
+        self._batcher.remove(id)
+        del self._running[id]
+        self._updates.append(Failed(id, error.code, str(error), error.retryable))
 
     def _logprobs(self, token: RowToken) -> tuple[TokenLogprob, ...]:
         if token.logprob is None or token.end == "stop":

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlx_websockets.engine.worker.detokenizer import Detokenizer
+from mlx_websockets.engine.worker.grammar import Grammar
+from mlx_websockets.errors import EngineError
 from mlx_websockets.generation import Finished, FinishReason, GenerationRequest, Timings, Usage
 
 
@@ -27,11 +29,23 @@ class Prompt:
 
 @dataclass(slots=True)
 class Candidate:
-    """One of a request's replies: its text so far, and how it ended."""
+    """One of a request's replies: its text so far, what it may say, and how it ended."""
 
     detokenizer: Detokenizer
+    grammar: Grammar | None = None
     output_tokens: int = 0
     reason: FinishReason | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """It said all that it was to say, whether or not it was allowed to go on."""
+        is_whole_json = self.grammar is not None and self.grammar.is_finished
+        return self.detokenizer.stopped or is_whole_json
+
+    @property
+    def failure(self) -> EngineError | None:
+        """Why it can't be finished."""
+        return self.grammar.failure if self.grammar is not None else None
 
 
 @dataclass(slots=True, kw_only=True)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from mlx_websockets.engine.messages import Loading, ModelSpec, Ready
 from mlx_websockets.engine.worker.batcher import Batcher
 from mlx_websockets.engine.worker.caches import CacheQuantization
+from mlx_websockets.engine.worker.grammar import Grammars
 from mlx_websockets.engine.worker.loop import Channel, WorkerLoop, memory
 from mlx_websockets.engine.worker.models import load_model
 from mlx_websockets.engine.worker.prefixes import KeptPrefixes
@@ -51,7 +52,8 @@ def prepare(channel: Channel, spec: ModelSpec) -> WorkerLoop:
     channel.send(Loading("trying the model out"))
     _try_out(prompts, new_batcher, sees=info.sees, is_quantized=quantization is not None)
     channel.send(Ready(info, memory(kept)))
-    return WorkerLoop(channel, prompts, loaded.tokenizer, new_batcher, kept, info.context_tokens)
+    grammars = Grammars(loaded.tokenizer)
+    return WorkerLoop(channel, prompts, loaded.tokenizer, new_batcher, kept, grammars, info.context_tokens)
 
 
 def _try_out(prompts: Prompts, new_batcher: Callable[[], Batcher], *, sees: bool, is_quantized: bool) -> None:
