@@ -11,20 +11,27 @@ export VENV PYTHON EXTRA
 
 RUN := $(VENV)/bin/python -m
 
-.PHONY: help demo setup test test-cov conformance lint format types contracts docs docs-check lock all build clean
+.PHONY: help demo setup test page-test pictures test-cov conformance lint format types contracts docs docs-check lock all build clean
 .DEFAULT_GOAL := help
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo: setup ## set up, then serve the small demo model (PORT=8765, ARGS="--debug")
-	@$(VENV)/bin/mlx serve --model demo --port $(PORT) $(ARGS)
+demo: setup ## set up, serve the small demo model, open its page (PORT=8765, ARGS="--debug")
+	@$(VENV)/bin/mlx demo --open --port $(PORT) $(ARGS)
 
 setup: ## install the locked packages and this checkout into .venv
 	@./scripts/setup.sh --no-hooks
 
 test: setup ## set up, then run the tests (ARGS="tests/cli -x")
 	$(RUN) pytest $(ARGS)
+
+page-test: setup ## try the page in Chromium, which has to be installed (ARGS="-k camera")
+	@$(RUN) pip install --quiet --disable-pip-version-check --require-hashes -r requirements/page.lock
+	$(RUN) pytest tests/page $(ARGS)
+
+pictures: ## take the pictures of the page that the documentation shows
+	MLX_WS_PICTURES=docs/images $(MAKE) page-test ARGS="-k 'drawn_scene or phone'"
 
 test-cov: setup ## the tests, with the lines they miss
 	$(RUN) pytest --cov=mlx_websockets --cov-report=term-missing $(ARGS)
@@ -60,7 +67,7 @@ docs-check: setup ## check that the documentation says what the code does, and t
 lock: ## resolve the dependencies of pyproject.toml anew (ARGS=--upgrade)
 	./scripts/lock.sh $(ARGS)
 
-all: format lint types contracts docs-check test ## everything, before a commit
+all: format lint types contracts docs-check test page-test ## everything, before a commit
 
 build: setup ## make the wheel and the source archive in dist/
 	$(VENV)/bin/hatchling build

@@ -31,3 +31,9 @@ mkdir -p requirements
 lock linux-cpu "sys_platform == 'linux'" --extra cpu "$@"
 lock linux-cuda13 "sys_platform == 'linux'" --extra cuda13 "$@"
 lock macos "sys_platform == 'darwin' and platform_machine == 'arm64'" "$@"
+
+# What drives a browser in the tests of the page goes on top of any of them.
+"$UV" pip compile --group page "$@" --quiet --universal --python-version 3.11 --constraint requirements/linux-cpu.lock \
+  --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate \
+  --custom-compile-command scripts/lock.sh --output-file requirements/page.lock
+echo "requirements/page.lock: $(grep -c '==' requirements/page.lock) packages"

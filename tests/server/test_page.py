@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
+from mlx_websockets.protocols.native_schema import SETTING_NAMES
 from mlx_websockets.server import page
 from mlx_websockets.server.app import create_app
 from mlx_websockets.server.parties import Key
@@ -55,9 +56,26 @@ def test_a_file_that_a_browser_has_is_not_sent_again(browser):
 
 
 def test_the_files_are_those_of_the_folder_and_nothing_else(browser):
-    assert {path.name for path in FOLDER.iterdir()} == set(page.KINDS)
+    assert {path.name for path in FOLDER.iterdir()} == set(page.KINDS) - {page.SETTINGS}
     assert browser.get("/index.html").status_code == 404
     assert browser.get("/../page.py").status_code == 404
+
+
+def test_the_settings_panel_is_told_every_setting_of_the_wire_with_its_range(browser):
+    described = {each["name"]: each for each in browser.get("/settings.json").json()}
+
+    assert set(described) == set(SETTING_NAMES.values())
+    assert all(each["meaning"] for each in described.values())
+    assert described["temperature"] == {
+        "name": "temperature",
+        "meaning": "0 always takes the likeliest token.",
+        "isNullable": False,
+        "kind": "number",
+        "least": 0,
+        "most": 2,
+    }
+    assert described["seed"]["isNullable"]
+    assert described["responseModalities"]["kind"] == "words"
 
 
 def test_the_files_need_no_token_but_the_page_does():

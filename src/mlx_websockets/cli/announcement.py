@@ -11,16 +11,19 @@ if TYPE_CHECKING:
     from mlx_websockets.server.addresses import Addresses
 
 
-def announce(console: Console, addresses: "Addresses", entrance: "WayIn | None", *, is_open: bool) -> None:
+def announce(
+    console: Console, addresses: "Addresses", entrance: "WayIn | None", *, is_open: bool, is_demo: bool = False
+) -> None:
     """Say where the server is and who may connect.
 
     Args:
         entrance: what other machines have to show; None: nobody has asked.
         is_open: nobody has to show anything.
+        is_demo: the page is to show something by itself.
     """
     token = None if entrance is None or is_open else entrance.access.token
     shown = token if console.is_terminal else None
-    console.table(address_rows(addresses, shown))
+    console.table(address_rows(addresses, shown, is_demo=is_demo))
     if not addresses.network:
         return
     if is_open:
@@ -35,12 +38,12 @@ def announce(console: Console, addresses: "Addresses", entrance: "WayIn | None",
     elif entrance is not None:
         console.info(f"Other machines need the token. {entrance.whereabouts}")
     if shown is not None or is_open:
-        console.drawing(code_of(page_of(addresses, shown)))
+        console.drawing(code_of(page_of(addresses, shown, is_demo=is_demo)))
 
 
-def address_rows(addresses: "Addresses", token: str | None = None) -> list[tuple[str, str]]:
+def address_rows(addresses: "Addresses", token: str | None = None, *, is_demo: bool = False) -> list[tuple[str, str]]:
     """Every address, for people to copy; those for other machines with the token."""
-    rows = [("Page", _page_at(addresses.local)), ("Local", addresses.local)]
+    rows = [("Page", local_page(addresses, is_demo=is_demo)), ("Local", addresses.local)]
     rows += [("On Your Network", with_token(each, token)) for each in addresses.network]
     if addresses.secure is not None:
         rows.append(("Encrypted, Local", addresses.secure.local))
@@ -48,10 +51,18 @@ def address_rows(addresses: "Addresses", token: str | None = None) -> list[tuple
     return rows
 
 
-def page_of(addresses: "Addresses", token: str | None) -> str:
+def local_page(addresses: "Addresses", *, is_demo: bool = False) -> str:
+    """What a browser on this machine is to open."""
+    return f"{_page_at(addresses.local)}/?demo" if is_demo else _page_at(addresses.local)
+
+
+def page_of(addresses: "Addresses", token: str | None, *, is_demo: bool = False) -> str:
     """What a phone is to open: encrypted if it can be, for browsers give a camera only to such pages."""
     place = addresses.secure if addresses.secure is not None else addresses
-    return with_token(_page_at(place.network[0]), token)
+    page = with_token(_page_at(place.network[0]), token)
+    if not is_demo:
+        return page
+    return f"{page}/?demo" if token is None else f"{page}&demo"
 
 
 def _page_at(address: str) -> str:

@@ -29,7 +29,7 @@ DESCRIPTION = "Stream text, pictures and video frames to a vision-language model
 
 EXAMPLES = """\b
 Examples:
-  mlx serve --model demo                 a small model that needs no hub
+  mlx demo --open                        a small model that needs no hub, and a page to see it work
   mlx serve --host localhost             for this machine only
   mlx serve --port 8080 --auto-port      the next free port if 8080 is taken
 
@@ -50,6 +50,7 @@ COMMANDS = {
     "watch": Command("Have a camera, the screen, a video or drawn scenes described, line by line.", "watch:watch"),
     "bench": Command("Measure how fast a server answers one peer, and many at once.", "bench:bench"),
     "serve": Command("Load a model and serve it, in this terminal.", "serve:serve"),
+    "demo": Command("Serve the small demo model, with a page on which it describes moving scenes.", "demo:demo"),
     "background serve": Command("Start a server that goes on when this terminal is closed.", "background:serve"),
     "background stop": Command("Stop a background server.", "background:stop"),
     "background status": Command("Say which servers run, and how they are.", "status:status"),

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from mlx_websockets.cli.announcement import announce
 from mlx_websockets.cli.console import Console, LoadingDisplay, size
 from mlx_websockets.cli.flags import Given, takes_settings
-from mlx_websockets.cli.sources import resolve
+from mlx_websockets.cli.sources import Resolved, resolve
 from mlx_websockets.settings import Settings
 
 if TYPE_CHECKING:
     import asyncio
 
     from mlx_websockets.cli.access import WayIn
+    from mlx_websockets.cli.demo import Demo
     from mlx_websockets.cli.presence import Presence
     from mlx_websockets.engine.messages import Loading, ModelSpec
     from mlx_websockets.engine.pool import EnginePool
@@ -31,7 +32,11 @@ def serve(given: Given) -> None:
         StartError: the server can't start; nothing is left running.
         KeyboardInterrupt: it was stopped before it was ready.
     """
-    resolved = resolve(given)
+    run(resolve(given))
+
+
+def run(resolved: Resolved, demo: "Demo | None" = None) -> None:
+    """Serve with these settings. Raises what `serve` does."""
     settings = resolved.settings
     import asyncio
 
@@ -45,11 +50,13 @@ def serve(given: Given) -> None:
         entrance = way_in(settings)
         logs.set_up(settings.debug, settings.log_format)
         console = Console(sys.stdout, is_busy=settings.debug, is_optional=True)
-        if not asyncio.run(_serve(settings, console, presence, entrance)):
+        if not asyncio.run(_serve(settings, console, presence, entrance, demo)):
             raise KeyboardInterrupt
 
 
-async def _serve(settings: Settings, console: Console, presence: "Presence", entrance: "WayIn") -> bool:
+async def _serve(
+    settings: Settings, console: Console, presence: "Presence", entrance: "WayIn", demo: "Demo | None"
+) -> bool:
     """Whether it was ready before it was stopped."""
     import asyncio
 
@@ -59,12 +66,14 @@ async def _serve(settings: Settings, console: Console, presence: "Presence", ent
     stop = Stop()
     inheritance = inherited()
     engine = _pool(settings)
-    view = ServerView(console, settings, engine.status, entrance)
+    view = ServerView(console, settings, engine.status, entrance, is_demo=demo is not None)
     farewell = asyncio.create_task(_say_farewell(stop.is_wanted, view, presence), name="farewell")
 
     def serving(addresses: "Addresses") -> None:
         view.serving(addresses)
         presence.serving(addresses)
+        if demo is not None:
+            demo.serving(addresses)
         if inheritance is not None:
             inheritance.say_ready()
 
@@ -129,11 +138,14 @@ class ServerView:
         settings: Settings,
         engine_status: Callable[[], dict[str, Any]],
         entrance: "WayIn | None" = None,
+        *,
+        is_demo: bool = False,
     ) -> None:
         self._console = console
         self._settings = settings
         self._engine_status = engine_status
         self._entrance = entrance
+        self._is_demo = is_demo
         self._display = LoadingDisplay(console)
         self._is_serving = False
         console.info(f"Loading {', '.join(settings.model)}")
@@ -155,7 +167,7 @@ class ServerView:
         if self._settings.port not in (0, addresses.port):
             self._console.warning(f"Port {self._settings.port} was taken, so it is {addresses.port}.")
         self._console.success("Server running at:")
-        announce(self._console, addresses, self._entrance, is_open=self._settings.no_auth)
+        announce(self._console, addresses, self._entrance, is_open=self._settings.no_auth, is_demo=self._is_demo)
         self._console.text("Press Ctrl+C to stop the server.")
 
     def stopping(self) -> None:

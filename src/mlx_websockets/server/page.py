@@ -1,11 +1,22 @@
 """The page at `/`, and the few files that it is made of. They hold no secret, so they need no token."""
 
+import inspect
+import json
+import re
+import typing
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
+
+from mlx_websockets.protocols.native_schema import SETTING_NAMES
+from mlx_websockets.sampling import RANGES, Sampling
+
+SETTINGS = "settings.json"
+"""The one file that is no file: what the settings panel is made of."""
 
 KINDS = {
     "index.html": "text/html; charset=utf-8",
@@ -15,6 +26,7 @@ KINDS = {
     "client.js": "text/javascript; charset=utf-8",
     "meters.js": "text/javascript; charset=utf-8",
     "scene.js": "text/javascript; charset=utf-8",
+    SETTINGS: "application/json",
     "sources.js": "text/javascript; charset=utf-8",
     "talk.js": "text/javascript; charset=utf-8",
 }
@@ -65,5 +77,37 @@ def _policy(request: Request) -> str:
 
 @cache
 def _content(name: str) -> tuple[bytes, str]:
-    body = files("mlx_websockets.server").joinpath("playground", name).read_bytes()
+    if name == SETTINGS:
+        body = json.dumps(described_settings()).encode()
+    else:
+        body = files("mlx_websockets.server").joinpath("playground", name).read_bytes()
     return body, f'"{sha256(body).hexdigest()[:24]}"'
+
+
+def described_settings() -> list[dict[str, Any]]:
+    """Every setting of `config`: its name there, its range, whether it may be null, what it means."""
+    meanings = _meanings()
+    types = typing.get_type_hints(Sampling)
+    return [
+        {
+            "name": wire_name,
+            "meaning": meanings.get(name, ""),
+            "isNullable": type(None) in typing.get_args(types[name]),
+            **_range(name),
+        }
+        for name, wire_name in SETTING_NAMES.items()
+    ]
+
+
+def _range(name: str) -> dict[str, Any]:
+    if name not in RANGES:
+        return {"kind": "words"}
+    allowed = RANGES[name]
+    return {"kind": "whole" if allowed.kind is int else "number", "least": allowed.least, "most": allowed.most}
+
+
+def _meanings() -> dict[str, str]:
+    """What `Sampling` says of its attributes, by name."""
+    _, _, attributes = (inspect.getdoc(Sampling) or "").partition("Attributes:\n")
+    lines = re.findall(r"^ {4}([\w, ]+): (.+)$", attributes, re.MULTILINE)
+    return {name: meaning for names, meaning in lines for name in names.split(", ")}

@@ -12,18 +12,8 @@ const MAX_LOGGED = 500;
 const NOTICE_MS = 6000;
 const RATES = [0.5, 1, 2, 5, 10, 15];
 const PRESETS = ["Describe what you see.", "What colour is it?", "How many objects are there?", "Which shape is it?", "Read the text."];
-const SETTINGS = {
-  temperature: ["Temperature", "0 always takes the likeliest word", 0, 2, 0.1],
-  maxOutputTokens: ["Longest reply", "tokens, for text", 1, undefined, 1],
-  max_tokens_image: ["Longest description", "tokens, for pictures", 1, undefined, 1],
-  topP: ["Top P", "share of the likeliest words", 0, 1, 0.05],
-  topK: ["Top K", "how many words; 0 is all", 0, undefined, 1],
-  presencePenalty: ["Presence penalty", "against repetition", 0, 2, 0.1],
-  frequencyPenalty: ["Frequency penalty", "against repetition", 0, 2, 0.1],
-  seed: ["Seed", "empty: a fresh one each time", 0, undefined, 1],
-  candidateCount: ["Candidates", "always one", 1, 1, 1],
-  responseModalities: ["Modalities", "always text"],
-};
+/** Reasons to look at no frame that are as they should be. */
+const SPARED = ["superseded", "unchanged"];
 const KEYS = [
   ["?", "This list", () => open("keys")],
   ["/", "Write a question", () => find("question").focus()],
@@ -49,6 +39,7 @@ const source = new Source(find("video"));
 
 /** @type {import("./client.js").Client | undefined} */
 let mlx;
+let described = []; // the settings that there are, as the server describes them
 let chosen = {}; // settings that differ from the server's, to be told again to a new session
 let attached = [];
 const replies = new Set();
@@ -67,6 +58,7 @@ async function talkTo() {
       const client = await connect(address, { token });
       client.addEventListener("state", ({ detail }) => client === mlx && changed(detail));
       client.addEventListener("message", ({ detail }) => log(detail));
+      log({ direction: "in", message: client.hello, bytes: 0 });
       mlx = client;
       return isOpen(true);
     } catch (error) {
@@ -96,6 +88,7 @@ async function isOpen(isNew) {
   refresh();
   if (!isNew) return;
   try {
+    described = await (await fetch("/settings.json")).json();
     showSettings(await mlx.configure(chosen));
     showModels(await mlx.models());
   } catch (error) {
@@ -114,6 +107,7 @@ function showModels(models) {
     const kind = vision === false ? " (text)" : "";
     const option = element("option", "", id + kind + (state === "ready" ? "" : ` – ${state}`));
     option.value = id;
+    option.dataset.state = state;
     return option;
   });
   find("model").replaceChildren(...options);
@@ -160,6 +154,7 @@ async function follow(begin) {
     const result = await reply.result;
     shown.end(result);
     meters.note(result);
+    if (find("model").selectedOptions[0]?.dataset.state !== "ready") showModels(await mlx.models()); // it is now
   } catch (error) {
     shown.fail(error);
   } finally {
@@ -221,8 +216,8 @@ async function begin(start) {
   try {
     await start();
   } catch (error) {
-    if (error.name !== "NotAllowedError") tell(error.message);
-    else tell("The browser was not allowed to.");
+    if (error.name === "NotAllowedError") tell("The browser was not allowed to.");
+    else if (error.name !== "AbortError") tell(error.message); // that is another source, chosen meanwhile
     return refresh();
   }
   find("video").classList.toggle("mirrored", source.name === "camera" && source.facing === "user");
@@ -268,12 +263,12 @@ async function sendFrame() {
     policy: find("newest").checked ? "latest" : "queue",
     ...model(),
   });
-  meters.count("sent");
+  const became = meters.sent();
   frames.add(reply);
-  void read(reply, name, capturedAt);
+  void read(reply, name, capturedAt, became);
 }
 
-async function read(reply, name, capturedAt) {
+async function read(reply, name, capturedAt, became) {
   try {
     const caption = find("caption");
     let said = "";
@@ -284,13 +279,13 @@ async function read(reply, name, capturedAt) {
       caption.hidden = false;
     }
     const result = await reply.result;
-    if (result.dropped) return meters.count(result.dropped === "superseded" ? "superseded" : "dropped");
-    if (result.finishReason === "cancelled") return meters.count("dropped");
-    meters.count("analysed");
+    if (result.dropped) return became(SPARED.includes(result.dropped) ? result.dropped : "dropped");
+    if (result.finishReason === "cancelled") return became("dropped");
+    became("analysed");
     meters.note(result);
     talk.seen(name, result, capturedAt);
   } catch (error) {
-    meters.count("dropped");
+    became("dropped");
     if (error.name === "ReplyError" && !error.retryable) {
       tell(error.message);
       stopStream();
@@ -320,23 +315,30 @@ function open(id) {
 }
 
 function showSettings(current) {
-  const fields = Object.entries(SETTINGS).map(([name, [title, hint, least, most, step]]) => {
-    const label = element("label", "", title);
+  const fields = described.map(({ name, meaning, kind, least, most, isNullable }) => {
+    const label = element("label", "", asTitle(name));
     const input = element("input");
-    label.append(" ", element("small", "", hint), input);
-    const isFixed = name === "candidateCount" || name === "responseModalities";
-    Object.assign(input, { name, type: least === undefined ? "text" : "number", readOnly: isFixed });
-    if (!isFixed) Object.assign(input, { min: least, max: most ?? "", step });
+    label.append(" ", element("small", "", meaning), input);
+    Object.assign(input, { name, type: "text", readOnly: kind === "words" });
+    if (kind !== "words") Object.assign(input, { type: "number", min: least, max: most, step: kind === "whole" ? 1 : 0.05 });
+    if (isNullable) input.placeholder = "not set";
     input.value = current[name] ?? "";
     return label;
   });
   find("fields").replaceChildren(...fields);
 }
 
+/** `maxOutputTokens` as "Max output tokens". */
+function asTitle(name) {
+  const words = name.replaceAll("_", " ").replace(/(?<=[a-z])[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`);
+  return words[0].toUpperCase() + words.slice(1);
+}
+
 async function applySettings() {
-  const wanted = { seed: null };
-  for (const { name, value, readOnly } of find("fields").querySelectorAll("input")) {
-    if (!readOnly && value !== "") wanted[name] = Number(value);
+  const wanted = {};
+  for (const { name, kind, isNullable } of described) {
+    const { value } = find("fields").querySelector(`[name="${name}"]`);
+    if (kind !== "words" && (value !== "" || isNullable)) wanted[name] = value === "" ? null : Number(value);
   }
   try {
     showSettings(await mlx.configure(wanted));
@@ -471,13 +473,19 @@ document.addEventListener("keydown", (event) => {
     void ask();
   } else if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) void ask();
   else if (event.key === "Escape") replies.size ? stopReplies() : event.target.blur?.();
-  else if (!event.ctrlKey && !event.metaKey && !event.altKey && !event.target.closest?.("input:not([type=checkbox], [type=range]), textarea, select")) {
+  else if (!event.ctrlKey && !event.metaKey && !event.altKey && !isTyped(event.target)) {
     const [, , act] = KEYS.find(([key]) => key === event.key) ?? [];
     if (!act) return;
     event.preventDefault();
     act();
   }
 });
+
+/** Whether a key means a letter there. A field keeps the focus for a moment after its dialog was closed. */
+function isTyped(place) {
+  const field = place.closest?.("input:not([type=checkbox], [type=range]), textarea, select");
+  return field && !field.closest("dialog:not([open])");
+}
 
 for (const text of PRESETS) {
   const button = element("button", "", text);
@@ -495,3 +503,4 @@ for (const [key, meaning] of spelled) {
 setInterval(() => meters.tick(), 500);
 if (matchMedia("(pointer: fine)").matches) find("question").focus({ preventScroll: true });
 void talkTo();
+if (new URLSearchParams(location.search).has("demo")) void begin(() => source.scene());

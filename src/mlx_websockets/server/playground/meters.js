@@ -1,11 +1,12 @@
-/** The numbers beside the stream, and the small plot of the last replies. */
+/** The numbers beside the stream, what became of the last frames, and the small plot of the last replies. */
 
 const KEPT = 60;
+const FRAMES_SHOWN = 40;
 const FIELDS = ["ttft", "speed", "age", "queue"];
 
 export class Meters {
   #find;
-  #counts = { sent: 0, analysed: 0, superseded: 0, dropped: 0 };
+  #counts = { sent: 0, analysed: 0, superseded: 0, unchanged: 0, dropped: 0 };
   #times = [];
   #sentAt = [];
   #canvas;
@@ -18,10 +19,25 @@ export class Meters {
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#plot());
   }
 
-  /** @param {"sent" | "analysed" | "superseded" | "dropped"} what */
-  count(what) {
+  /**
+   * A frame was sent. Call what comes back once it is known what became of it.
+   * @returns {(fate: "analysed" | "superseded" | "unchanged" | "dropped") => void}
+   */
+  sent() {
+    this.#sentAt.push(performance.now());
+    this.#count("sent");
+    const mark = document.createElement("i");
+    mark.className = "fate";
+    this.#find("fates").append(mark);
+    while (this.#find("fates").children.length > FRAMES_SHOWN) this.#find("fates").firstElementChild.remove();
+    return (fate) => {
+      mark.className = `fate ${fate}`;
+      this.#count(fate);
+    };
+  }
+
+  #count(what) {
     this.#counts[what] += 1;
-    if (what === "sent") this.#sentAt.push(performance.now());
     this.#find(`count-${what}`).textContent = String(this.#counts[what]);
   }
 

@@ -1,7 +1,10 @@
-/** A drawn scene that moves: shapes, a digit, colours. What the demo model knows. */
+/** A drawn scene that moves: shapes, characters, emoji. What the demo model knows. */
 
 const COLOURS = { red: "#d7263d", blue: "#2457c5", green: "#2c9f45", yellow: "#f2c230", purple: "#7d3cb5", orange: "#ee7f1b" };
-const KINDS = ["circle", "square", "triangle", "star", "digit"];
+const SHAPES = ["circle", "square", "triangle", "star"];
+const EMOJI = ["🐱", "🐶", "🦊", "🐸", "🐝", "🍎", "🍌", "🍕", "🍓", "🚗", "🚀", "⚽", "🎈", "🔑"];
+const DIGITS = [..."0123456789"];
+const LETTERS = [..."ABDEFGHKMNRSTXZ"];
 const CHANGE_MS = 6000;
 const SIDE = 480;
 
@@ -11,10 +14,12 @@ export class Scene {
   #canvas = document.createElement("canvas");
   #timer;
   #things = [];
+  #sorts;
   #changeAt = 0;
 
   constructor() {
     this.#canvas.width = this.#canvas.height = SIDE;
+    this.#sorts = hasEmoji() ? [DIGITS, LETTERS, EMOJI, EMOJI] : [DIGITS, LETTERS];
   }
 
   /** @returns {MediaStream} */
@@ -48,21 +53,29 @@ export class Scene {
   #change(now) {
     this.#changeAt = now + CHANGE_MS;
     const colours = Object.keys(COLOURS).sort(() => Math.random() - 0.5);
-    const count = any([1, 1, 2]);
-    const sides = count === 1 ? [SIDE / 2] : [SIDE * 0.29, SIDE * 0.71];
-    this.#things = sides.map((x, at) => ({
-      kind: count === 1 ? any(KINDS) : any(KINDS.slice(0, 4)),
+    const kinds = any([[any(SHAPES)], [any(SHAPES), any(SHAPES)], [any(any(this.#sorts))]]);
+    const [places, size] = kinds.length === 1 ? [[0.5], 120] : [[0.29, 0.71], 84];
+    this.#things = kinds.map((kind, at) => ({
+      kind,
       colour: COLOURS[colours[at]],
-      digit: String(Math.floor(Math.random() * 10)),
-      x,
+      x: SIDE * places[at],
       y: SIDE / 2,
-      size: count === 1 ? 120 : 84,
+      size,
       phase: Math.random() * 6,
     }));
   }
 }
 
-function drawThing(pen, { kind, colour, digit, size }, x, y) {
+/** Whether this machine has a font with emoji in colour. */
+function hasEmoji() {
+  const pen = Object.assign(document.createElement("canvas"), { width: 20, height: 20 }).getContext("2d");
+  pen.font = "16px sans-serif";
+  pen.fillText(EMOJI[0], 0, 16);
+  const { data } = pen.getImageData(0, 0, 20, 20);
+  return data.some((value, at) => at % 4 < 3 && value > 0); // a font without draws in black
+}
+
+function drawThing(pen, { kind, colour, size }, x, y) {
   pen.fillStyle = colour;
   pen.beginPath();
   if (kind === "circle") pen.arc(x, y, size, 0, 7);
@@ -73,7 +86,7 @@ function drawThing(pen, { kind, colour, digit, size }, x, y) {
     pen.font = `bold ${size * 2.6}px system-ui, sans-serif`;
     pen.textAlign = "center";
     pen.textBaseline = "middle";
-    pen.fillText(digit, x, y);
+    pen.fillText(kind, x, y);
   }
   pen.fill();
 }
