@@ -185,7 +185,7 @@ def told(chosen: Chosen, row: int, top: int | None) -> list[Any]:
 @settings(max_examples=60, deadline=None)
 @given(st.lists(choices(), min_size=1, max_size=16), st.sampled_from([mx.float32, mx.bfloat16]), st.integers(0, 2**32))
 def test_a_row_gets_among_any_neighbours_what_it_gets_alone(rows: list[dict[str, Any]], kind: mx.Dtype, key: int):
-    steps = (mx.random.normal((3, len(rows), 300), key=mx.random.key(key)) * 3).astype(kind)
+    steps = (mx.random.normal((3, len(rows), 301), key=mx.random.key(key)) * 3).astype(kind)
     masks = mx.random.randint(-(2**31), 2**31 - 1, (3, len(rows), 10), mx.int32, key=mx.random.key(key + 1))
     recent = [[index, 2 * index] for index in range(len(rows))]
 

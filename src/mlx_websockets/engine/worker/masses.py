@@ -13,6 +13,7 @@ import mlx.core as mx
 
 _BITS = 31
 WHOLE = 2**_BITS - 128  # the largest of float32 below: no mass takes more bits
+_VALUES_IN_A_CACHE = 2**20
 _BLOCK = 64  # divides the vocabularies of most models, so that nothing has to be padded
 
 
@@ -33,6 +34,11 @@ def log_sum(values: mx.array) -> mx.array:
     if not _computes_on_cpu():
         return mx.logsumexp(values, axis=-1, keepdims=True)
     return mx.log(_sum(_weights(values))) + values.max(axis=-1, keepdims=True)
+
+
+def rows_at_once(vocabulary: int) -> int:
+    """Rows to pass over together: arrays beyond a CPU's caches take it twice as long, a GPU wants them large."""
+    return max(1, _VALUES_IN_A_CACHE // vocabulary) if _computes_on_cpu() else 2**31
 
 
 def _computes_on_cpu() -> bool:

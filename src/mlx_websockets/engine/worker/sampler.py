@@ -25,6 +25,7 @@ from mlx_websockets.engine.worker.masses import (
     padded,
     part,
     place_at,
+    rows_at_once,
     token_at,
 )
 from mlx_websockets.generation import MAX_TOP_LOGPROBS, Choice
@@ -273,10 +274,18 @@ def _grouped(rows: Rows[RowSampling], vocabulary: int) -> list[_Group]:
     places: dict[_Kind, list[int]] = {}
     for index, row in enumerate(rows):
         places.setdefault(_kind(row, vocabulary), []).append(index)
+    parts = [(kind, few) for kind, members in places.items() for few in _parted(members, kind, vocabulary)]
     return [
-        _Group([rows[index] for index in members], mx.array(members) if len(places) > 1 else None, kind)
-        for kind, members in places.items()
+        _Group([rows[index] for index in members], mx.array(members) if len(parts) > 1 else None, kind)
+        for kind, members in parts
     ]
+
+
+def _parted(members: list[int], kind: _Kind, vocabulary: int) -> list[list[int]]:
+    if kind.choose not in (_choose_of_all, _choose_of_the_nucleus):
+        return [members]
+    size = rows_at_once(vocabulary)
+    return [members[start : start + size] for start in range(0, len(members), size)]
 
 
 def _kind(row: RowSampling, vocabulary: int) -> _Kind:
@@ -317,8 +326,8 @@ def _choose_of_the_nucleus(logits: mx.array, group: _Group) -> mx.array:
 
 
 def _choose_of_the_likeliest(logits: mx.array, group: _Group) -> mx.array:
-    values, tokens = likeliest(group.scaled(logits), group.width)
-    found = masses(mx.where(mx.arange(group.width) < group.top_k, values, -mx.inf))
+    values, tokens = likeliest(logits, group.width)
+    found = masses(mx.where(mx.arange(group.width) < group.top_k, group.scaled(values), -mx.inf))
     before = mx.cumsum(found, axis=-1) - found
     belongs = before < part(found.sum(axis=-1, keepdims=True), group.top_p)
     kept = found * (belongs & (found >= least_of(found, group.min_p)))
