@@ -38,6 +38,7 @@ FEATURES = (
     "candidates",
     "logprobs",
     "unchanged_frames",
+    "response_format",
 )
 """What `hello` lists: the optional parts that this implementation has."""
 
