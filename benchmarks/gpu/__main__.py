@@ -1,0 +1,130 @@
+"""`python -m benchmarks.gpu [--rounds N] [--out FOLDER]`: one and 32 clients, ours and the library's batch.
+
+Both are up at the same time, because a start takes longer than a measurement; the one that is
+not measured computes nothing. Rounds are interleaved.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import json
+import math
+import platform
+import sys
+import tempfile
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from benchmarks.acceptance.report import RESULTS
+from benchmarks.gpu.checkpoints import GEMMA3_4B, SMOLLM2_135M, write_checkpoint
+from benchmarks.peers.bars import Medians, figure
+from benchmarks.peers.figures import medians
+from benchmarks.peers.measures.speed import crowd, name
+from benchmarks.peers.questions import Questions
+from benchmarks.peers.report import figures_table, today
+from benchmarks.peers.targets import OURS, RAW, TARGETS, Running, started
+
+CROWDS, TOKENS, ROUNDS, BAR = (1, 32), 128, 5, 0.95
+WARM_TOKENS = 16
+BUDGET_SECONDS = 330.0
+"""No round is begun after so long."""
+
+NOTE = """\
+The weights are random numbers: speed does not depend on their values, and what the models say means nothing.
+Both targets were up at the same time, measured in turn; figures are medians over the rounds. Greedy, {tokens} tokens
+a reply, no two questions the same. Time to read the prompts is part of tokens/s."""
+
+
+async def measure(model: str, folder: Path, rounds: int, until: float, records: list[dict[str, Any]]) -> None:
+    """Both targets on one model, in turn."""
+    async with contextlib.AsyncExitStack() as stack:
+        targets = [await stack.enter_async_context(started(TARGETS[each], folder, None)) for each in (OURS, RAW)]
+        salt = uuid.uuid4().hex
+        for clients, running in itertools.product(CROWDS, targets):
+            await crowd(running, Questions(f"{salt}-warm-{clients}", folder), clients, WARM_TOKENS)
+        for number in range(1, rounds + 1):
+            if time.monotonic() > until:
+                break
+            for clients, running in itertools.product(CROWDS, targets):
+                questions = Questions(f"{salt}-{number}-{clients}", folder)
+                record = await one(running, model, clients, number, questions)
+                records.append(record)
+
+
+async def one(running: Running, model: str, clients: int, number: int, questions: Questions) -> dict[str, Any]:
+    figures = await crowd(running, questions, clients, TOKENS)
+    shown = ", ".join(f"{each} {value:.4g}" for each, value in figures.items())
+    print(f"{number}  {running.target.name:24} {model}, {name(clients)}: {shown}", flush=True)
+    return {
+        "round": number,
+        "target": running.target.name,
+        "model": model,
+        "measure": name(clients),
+        "figures": figures,
+    }
+
+
+def bars_table(found: Medians) -> str:
+    lines = ["| tokens/s, ours / the library's batch | bar | ours | |", "|---|---|---|---|"]
+    for model in (SMOLLM2_135M, GEMMA3_4B):
+        for clients in CROWDS:
+            ours, raw = (figure(found, name(clients), model, target, "tokens/s") for target in (OURS, RAW))
+            if not math.isnan(ours / raw):
+                verdict = "holds" if ours / raw >= BAR else "fails"
+                lines.append(f"| {model}, {name(clients)} | ≥ {BAR} | {ours / raw:.3f} | {verdict} |")
+    return "\n".join(lines)
+
+
+def device() -> str:
+    import mlx.core as mx
+
+    return ", ".join(f"{key} {value}" for key, value in mx.device_info().items() if "name" in key)
+
+
+def write(records: list[dict[str, Any]], folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"gpu-{today()}.md"
+    head = {"command": "python -m benchmarks.gpu", "device": device(), "python": platform.python_version()}
+    file.with_suffix(".json").write_text(json.dumps({**head, "records": records}, indent=1) + "\n", "utf-8")
+    found = medians(records)
+    about = f"{head['device']}; Python {head['python']}; {versions()}."
+    parts = [f"# Ours and the raw library on a GPU, {today()}", "`python -m benchmarks.gpu`", about]
+    parts += [NOTE.format(tokens=TOKENS), bars_table(found), figures_table(found)]
+    file.write_text("\n\n".join(parts) + "\n", "utf-8")
+    return file
+
+
+def versions() -> str:
+    import importlib.metadata
+
+    return ", ".join(f"{each} {importlib.metadata.version(each)}" for each in ("mlx", "mlx-vlm"))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--models", nargs="+", choices=[SMOLLM2_135M, GEMMA3_4B], default=[SMOLLM2_135M, GEMMA3_4B])
+    asked = parser.parse_args()
+    records: list[dict[str, Any]] = []
+    until = time.monotonic() + BUDGET_SECONDS
+    with tempfile.TemporaryDirectory() as root:
+        for model in asked.models:
+            began = time.monotonic()
+            folder = write_checkpoint(model, Path(root))
+            print(f"{model}: written in {time.monotonic() - began:.1f} s", flush=True)
+            try:
+                asyncio.run(measure(model, folder, asked.rounds, until, records))
+            except (RuntimeError, OSError, TimeoutError) as error:
+                print(f"{model}: FAILED {error}", flush=True)
+            if records:
+                write(records, asked.out)
+    print((asked.out / f"gpu-{today()}.md").read_text("utf-8") if records else "nothing was measured")
+    return 0 if records else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
