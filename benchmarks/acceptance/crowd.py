@@ -3,12 +3,13 @@
 Promises: an idle connection costs next to nothing, the loop stays prompt, nobody is dropped;
 and one stalled reader among 16 costs the others at most 3 % of their tokens a second. The
 engine is a scripted one, so that what is measured is the server.
+
+    python -m benchmarks.acceptance.crowd [--quick] [--minutes 20] [crowd] [stalled]
 """
 
 import asyncio
 import contextlib
 import json
-import os
 import resource
 import socket
 import statistics
@@ -20,7 +21,8 @@ from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
 
-from benchmarks.acceptance.report import Outcome, write_report
+from benchmarks.acceptance.report import Outcome
+from benchmarks.acceptance.trials import Trial, conduct
 
 IDLE, TALKING, WORDS, TALK_STEP_MS = 2000, 200, 100, 200.0
 PEERS, ROUNDS, ROUND_SECONDS, STALL_STEP_MS, LONG = 16, 6, 7.0, 5.0, 8192
@@ -245,15 +247,22 @@ def run_stalled(rounds: int = ROUNDS, peers: int = PEERS, seconds: float = ROUND
     )
 
 
+TRIALS = (
+    Trial(
+        "crowd",
+        f"{IDLE:,} idle connections and {TALKING} talking ones",
+        lambda is_quick: run(200, 20, 20) if is_quick else run(),
+    ),
+    Trial(
+        "stalled",
+        "one stalled reader among 16",
+        lambda is_quick: run_stalled(1, seconds=2.0) if is_quick else run_stalled(),
+    ),
+)
+
+
 def main() -> int:
-    outcomes = []
-    for each in (run, run_stalled):
-        outcomes.append(each())
-        outcomes[-1].show()
-    load = os.getloadavg()[1]
-    note = f"Load average of the last five minutes when it ended, this program included: {load:.1f}."
-    write_report("crowd", "python -m benchmarks.acceptance.crowd", outcomes, note)
-    return 0 if all(outcome.kept for outcome in outcomes) else 1
+    return conduct("crowd", __doc__, TRIALS)[0]
 
 
 if __name__ == "__main__":

@@ -3,11 +3,16 @@
 Promise: each reply that was running ends with one error that says whether to ask again, no
 socket is lost, the next question is answered; and what can't start says why and exits with a
 status of its own. Everything with a real server and a tiny Gemma 3.
+
+    python -m benchmarks.acceptance.faults [--quick] [--minutes 20] [NAME ...]
+
+A whole run also writes the table of docs/explanation/faults.md.
 """
 
 import asyncio
 import contextlib
 import os
+import re
 import resource
 import shutil
 import signal
@@ -17,16 +22,20 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from benchmarks.acceptance.report import Outcome, write_report
+from benchmarks.acceptance import cuts
+from benchmarks.acceptance.report import Outcome
 from benchmarks.acceptance.serving import Peer, Server, peer, serve
+from benchmarks.acceptance.trials import Trial, conduct
 
 DEATHS, HANGS, STARTS, PARENTS, CUTS, QUESTIONS = 10, 2, 10, 3, 10, 20
+JUMPS = (("+1h", 1), ("-1h", -1))
 LONG = {"type": "text_input", "content": "Go on.", "config": {"maxOutputTokens": 512, "temperature": 1.5}}
 SHORT = {"type": "text_input", "content": "Hello", "config": {"maxOutputTokens": 4}}
 FAKETIME = "/usr/lib/*/faketime/libfaketimeMT.so.1"
@@ -49,12 +58,23 @@ def starve(worker: psutil.Process) -> None:
     worker.rlimit(resource.RLIMIT_AS, (worker.memory_info().vms, resource.RLIM_INFINITY))
 
 
-FATES: dict[str, tuple[Callable[[psutil.Process], None], int]] = {
-    "killed (SIGKILL)": (lambda worker: worker.send_signal(signal.SIGKILL), DEATHS),
-    "aborts (SIGABRT, as Metal does when memory runs out)": (lambda worker: worker.send_signal(signal.SIGABRT), DEATHS),
-    "crashes (SIGSEGV)": (lambda worker: worker.send_signal(signal.SIGSEGV), DEATHS),
-    "hangs (SIGSTOP)": (lambda worker: worker.suspend(), HANGS),
-}
+Fate = Callable[[psutil.Process], None]
+
+
+def kill(worker: psutil.Process) -> None:
+    worker.send_signal(signal.SIGKILL)
+
+
+def abort(worker: psutil.Process) -> None:
+    worker.send_signal(signal.SIGABRT)
+
+
+def crash(worker: psutil.Process) -> None:
+    worker.send_signal(signal.SIGSEGV)
+
+
+def hang(worker: psutil.Process) -> None:
+    worker.suspend()
 
 
 async def begun(talk: Peer, id: str) -> None:
@@ -64,7 +84,7 @@ async def begun(talk: Peer, id: str) -> None:
         await asyncio.sleep(0.002)
 
 
-async def break_worker(server: Server, fate: Callable[[psutil.Process], None], rounds: int) -> dict[str, Any]:
+async def break_worker(server: Server, fate: Fate, rounds: int) -> dict[str, Any]:
     told = answered = 0
     noticed: list[float] = []
     async with peer(server.url) as talk, peer(server.url) as other:
@@ -95,18 +115,16 @@ async def break_worker(server: Server, fate: Callable[[psutil.Process], None], r
     }
 
 
-def worker_breaks(model: Path) -> list[Outcome]:
-    outcomes = []
-    for name, (fate, rounds) in FATES.items():
-        with serve(model) as server:
-            seen = asyncio.run(break_worker(server, fate, rounds))
-        kept = (
-            seen["running replies told to ask again"] == rounds
-            and seen["following questions answered"] == f"{2 * rounds} of {2 * rounds}"
-            and not seen["sockets lost"]
-        )
-        outcomes.append(Outcome(f"The worker {name}", kept, seen))
-    return outcomes
+def worker_breaks(fate: Fate, promise: str, rounds: int) -> Outcome:
+    with tiny_model() as model, serve(model) as server:
+        seen = asyncio.run(break_worker(server, fate, rounds))
+    kept = (
+        seen["running replies told to ask again"] == rounds
+        and seen["following questions answered"] == f"{2 * rounds} of {2 * rounds}"
+        and not seen["sockets lost"]
+    )
+    lost = f"{seen['sockets lost']} sockets" if seen["sockets lost"] else ""
+    return Outcome(promise, kept, seen, times(rounds), lost)
 
 
 async def starve_worker(server: Server, rounds: int) -> dict[str, Any]:
@@ -137,11 +155,13 @@ async def starve_worker(server: Server, rounds: int) -> dict[str, Any]:
     }
 
 
-def memory_runs_out(model: Path) -> Outcome:
-    with serve(model) as server:
-        seen = asyncio.run(starve_worker(server, DEATHS))
-    kept = seen["following questions answered"] == f"{DEATHS} of {DEATHS}" and not seen["sockets lost"]
-    return Outcome("The worker gets no more memory (RLIMIT_AS)", kept, seen)
+def memory_runs_out(promise: str, rounds: int) -> Outcome:
+    with tiny_model() as model, serve(model) as server:
+        seen = asyncio.run(starve_worker(server, rounds))
+    kept = seen["following questions answered"] == f"{rounds} of {rounds}" and not seen["sockets lost"]
+    return Outcome(
+        promise, kept, seen, times(rounds), f"{seen['sockets lost']} sockets" if seen["sockets lost"] else ""
+    )
 
 
 # --- the machine ----------------------------------------------------------------------
@@ -171,55 +191,56 @@ def becomes_ready(port: int, process: "subprocess.Popen[bytes]") -> bool:
     return False
 
 
-def disk_is_full(model: Path) -> Outcome:
+def disk_is_full(promise: str, questions: int) -> Outcome:
     """Everything that it prints and logs, at its chattiest, goes to a device that is full."""
     port = free_port()
     with (
+        tiny_model() as model,
         open("/dev/full", "w") as full,
         subprocess.Popen(command(model, "--port", str(port), "--debug"), stdout=full, stderr=full) as process,
     ):
         is_ready = becomes_ready(port, process)
-        answered = asyncio.run(ask_questions(f"ws://127.0.0.1:{port}", QUESTIONS)) if is_ready else 0
+        answered = asyncio.run(ask_questions(f"ws://127.0.0.1:{port}", questions)) if is_ready else 0
         process.terminate()
         status = process.wait(timeout=30)
-    seen = {"it started": is_ready, "questions answered": f"{answered} of {QUESTIONS}", "exit status": status}
-    return Outcome("The disk under the log is full (/dev/full)", answered == QUESTIONS, seen)
+    seen = {"it started": is_ready, "questions answered": f"{answered} of {questions}", "exit status": status}
+    return Outcome(promise, answered == questions, seen, f"{questions} questions", "what it would have printed")
 
 
-def port_is_taken(model: Path) -> Outcome:
+def port_is_taken(promise: str, starts: int) -> Outcome:
     statuses, seconds = [], []
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        for _ in range(STARTS):
+    with tiny_model() as model, socket.create_server(("127.0.0.1", 0)) as taken:
+        for _ in range(starts):
             began = time.monotonic()
             flags = ("--port", str(taken.getsockname()[1]))
             statuses.append(subprocess.run(command(model, *flags), capture_output=True, check=False).returncode)
             seconds.append(time.monotonic() - began)
-    seen = {"starts": STARTS, "exit statuses": sorted(set(statuses)), "s, at most": round(max(seconds), 2)}
-    return Outcome("The port is taken", set(statuses) == {4}, seen)
+    seen = {"starts": starts, "exit statuses": sorted(set(statuses)), "s, at most": round(max(seconds), 2)}
+    return Outcome(promise, set(statuses) == {4}, seen, f"{starts} starts")
 
 
-def model_is_half_there(model: Path) -> Outcome:
+def model_is_half_there(promise: str, cuts: int) -> Outcome:
     statuses, sentences = [], 0
-    with tempfile.TemporaryDirectory() as folder:
+    with tiny_model() as model, tempfile.TemporaryDirectory() as folder:
         broken = Path(folder) / "broken"
-        for number in range(CUTS):
+        for number in range(cuts):
             shutil.rmtree(broken, ignore_errors=True)
             shutil.copytree(model, broken)
             [weights] = broken.glob("*.safetensors")
-            os.truncate(weights, weights.stat().st_size * number // CUTS)
+            os.truncate(weights, weights.stat().st_size * number // cuts)
             done = subprocess.run(command(broken, "--port", "0"), capture_output=True, text=True, check=False)
             statuses.append(done.returncode)
             sentences += weights.name in done.stderr and "Traceback" not in done.stderr
-    seen = {"cuts": CUTS, "exit statuses": sorted(set(statuses)), "named the file": f"{sentences} of {CUTS}"}
-    return Outcome("Half a model", set(statuses) == {8} and sentences == CUTS, seen)
+    seen = {"cuts": cuts, "exit statuses": sorted(set(statuses)), "named the file": f"{sentences} of {cuts}"}
+    return Outcome(promise, set(statuses) == {8} and sentences == cuts, seen, f"{cuts} starts")
 
 
-def clock_moves(model: Path) -> Outcome:
+def clock_moves(promise: str, jumps: int) -> Outcome:
     """An hour forward and two back while replies run; the monotonic clock stays, as it does on a real machine."""
     libraries = list(Path("/").glob(FAKETIME[1:]))
     if not libraries:
-        return Outcome("The clock is moved", True, {"not tried": "libfaketime (Debian's faketime) is not installed"})
-    with tempfile.TemporaryDirectory() as folder:
+        return Outcome(promise, True, {"not tried": "libfaketime (Debian's faketime) is not installed"})
+    with tiny_model() as model, tempfile.TemporaryDirectory() as folder:
         clock = Path(folder) / "clock"
         clock.write_text("+0")
         faked = {
@@ -229,27 +250,27 @@ def clock_moves(model: Path) -> Outcome:
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         }
         with serve(model, env=faked) as server:
-            seen = asyncio.run(move_clock(server, clock))
-    kept = seen["replies complete"] == seen["jumps"] and seen["whole hours seen"] == [1, -1]
-    return Outcome("The clock is moved (libfaketime)", kept, seen)
+            seen = asyncio.run(move_clock(server, clock, JUMPS[:jumps]))
+    kept = seen["replies complete"] == jumps and seen["whole hours seen"] == [hours for _, hours in JUMPS[:jumps]]
+    return Outcome(promise, kept, seen, times(jumps))
 
 
-async def move_clock(server: Server, clock: Path) -> dict[str, Any]:
+async def move_clock(server: Server, clock: Path, jumps: Sequence[tuple[str, int]]) -> dict[str, Any]:
     complete, hours = 0, []
     async with peer(server.url) as talk:
-        for number, offset in enumerate(("+1h", "-1h")):
+        for number, (offset, _) in enumerate(jumps):
             await begun(talk, f"{number}")
             clock.write_text(offset)  # noqa: ASYNC240
             reply = await talk.end_of(f"{number}")
             complete += reply.end["type"] == "response_complete" and reply.text == reply.end["full_text"]
             hours.append(round((reply.end["timestamp"] - time.time()) / 3600))
-    return {"jumps": 2, "replies complete": complete, "whole hours seen": hours}
+    return {"jumps": len(jumps), "replies complete": complete, "whole hours seen": hours}
 
 
-def parent_dies(model: Path) -> Outcome:
+def parent_dies(promise: str, rounds: int) -> Outcome:
     seconds, free = [], 0
-    for _ in range(PARENTS):
-        with serve(model) as server:
+    for _ in range(rounds):
+        with tiny_model() as model, serve(model) as server:
             worker = server.worker
             assert worker is not None
             server.process.kill()
@@ -259,23 +280,82 @@ def parent_dies(model: Path) -> Outcome:
             seconds.append(time.monotonic() - began)
             with socket.create_server(("127.0.0.1", int(server.url.rpartition(":")[2]))):
                 free += 1
-    seen = {"times": PARENTS, "the worker was gone after, s, at most": round(max(seconds), 2), "ports free": free}
-    return Outcome("The server is killed (SIGKILL)", max(seconds) < 5 and free == PARENTS, seen)
+    seen = {"times": rounds, "the worker was gone after, s, at most": round(max(seconds), 2), "ports free": free}
+    return Outcome(promise, max(seconds) < 5 and free == rounds, seen, times(rounds))
 
 
-MACHINE = (memory_runs_out, disk_is_full, port_is_taken, model_is_half_there, clock_moves, parent_dies)
+def socket_is_cut(promise: str, rounds: int) -> Outcome:
+    outcome = cuts.run(rounds)
+    return Outcome(promise, outcome.kept, outcome.seen, outcome.times, outcome.lost)
+
+
+# --- all of them ----------------------------------------------------------------------
+
+Try = Callable[[str, int], Outcome]
+
+AGAIN = "one `engine_restarted`, retryable; no socket; the next questions are answered"
+FAULTS: dict[str, tuple[str, str, Try, int, int]] = {
+    "killed": ("The worker killed in mid-reply (SIGKILL)", AGAIN, partial(worker_breaks, kill), DEATHS, 1),
+    "aborted": ("The worker aborts, as Metal does without memory", AGAIN, partial(worker_breaks, abort), DEATHS, 1),
+    "crashed": ("The worker crashes (SIGSEGV)", AGAIN, partial(worker_breaks, crash), DEATHS, 1),
+    "hung": (
+        "The worker stands still (SIGSTOP)",
+        "the same, once it has said and done nothing for 15 seconds",
+        partial(worker_breaks, hang),
+        HANGS,
+        1,
+    ),
+    "starved": (
+        "The worker gets no more memory (RLIMIT_AS)",
+        "every question has an ending; the next is answered",
+        memory_runs_out,
+        DEATHS,
+        1,
+    ),
+    "cut": (
+        "The socket cut at random bytes of replies, and resumed",
+        "every reply is whole, each token comes once",
+        socket_is_cut,
+        cuts.CUTS,
+        cuts.QUICK_CUTS,
+    ),
+    "clock": ("The clock moved an hour forward, two back", "only timestamps show it", clock_moves, 2, 1),
+    "server": ("The server killed (SIGKILL)", "its worker leaves by itself, the port is free", parent_dies, PARENTS, 1),
+    "port": ("The port taken", "exit status 4, before the model is touched", port_is_taken, STARTS, 1),
+    "model": ("A model cut off", "exit status 8, and a sentence that names the file", model_is_half_there, CUTS, 1),
+    "disk": ("The disk under its output full from the start", "it serves", disk_is_full, QUESTIONS, 2),
+}
+"""By name: what is done, what is to come of it, how, how often, and how often for a quick look."""
+
+PAGE = Path(__file__).parents[2] / "docs/explanation/faults.md"
+PART = re.compile(r"(<!-- faults: written by .*? -->\n).*?(<!-- end of faults -->)", re.DOTALL)
+
+
+def times(rounds: int) -> str:
+    return {1: "once", 2: "twice"}.get(rounds, f"{rounds} times")
+
+
+def write_table(outcomes: list[Outcome]) -> None:
+    """Put what came out into the page for people."""
+    rows = ["| What was done | How often | What is to come of it | It did | What was lost |", "|---|---|---|---|---|"]
+    for outcome, (_, wanted, *_) in zip(outcomes, FAULTS.values(), strict=True):
+        did = {"Kept": "yes", "Broken": "**no**", "Not tried": "not tried"}[outcome.word]
+        lost = outcome.lost or ("nothing" if outcome.word == "Kept" else "")
+        rows.append(f"| {outcome.promise} | {outcome.times} | {wanted} | {did} | {lost} |")
+    table = "\n".join(rows) + "\n"
+    PAGE.write_text(PART.sub(lambda part: part[1] + table + part[2], PAGE.read_text("utf-8")), "utf-8")
+
+
+def _trial(name: str) -> Trial:
+    promise, _, attempt, often, seldom = FAULTS[name]
+    return Trial(name, promise, lambda is_quick: attempt(promise, seldom if is_quick else often))
 
 
 def main() -> int:
-    outcomes: list[Outcome] = []
-    with tiny_model() as model:
-        outcomes += worker_breaks(model)
-        for each in MACHINE:
-            outcomes.append(each(model))
-    for outcome in outcomes:
-        outcome.show()
-    write_report("faults", "python -m benchmarks.acceptance.faults", outcomes)
-    return 0 if all(outcome.kept for outcome in outcomes) else 1
+    status, outcomes = conduct("faults", __doc__, [_trial(name) for name in FAULTS])
+    if outcomes:
+        write_table(outcomes)
+    return status
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 Promises: every handshake gets an answer of HTTP that is no 500, or the connection's end; no
 frame is answered with 1011; after any messages the connection still answers; the server logs
 nothing, and lives. In between, an innocent connection is served.
+
+    python -m benchmarks.acceptance.fuzz [--quick] [--minutes 20] [handshakes] [frames] [messages]
 """
 
 import contextlib
@@ -20,10 +22,12 @@ from hypothesis import strategies as st
 from websockets.sync.client import connect
 
 from benchmarks.acceptance.crowd import HANDSHAKE, ScriptedServer, scripted_server
-from benchmarks.acceptance.report import Outcome, write_report
+from benchmarks.acceptance.report import Outcome
+from benchmarks.acceptance.trials import Trial, conduct
 
 HANDSHAKES, FRAMES, MESSAGES = 2000, 5000, 5000
 FRAMES_EACH, MESSAGES_EACH = 10, 20
+QUICK_PART = 0.05
 INNOCENT_EVERY = 50
 PATIENCE = 20.0
 
@@ -281,34 +285,33 @@ def watched_server() -> Iterator[tuple[ScriptedServer, Callable[[], str]]]:
         yield server, logged
 
 
-def run() -> list[Outcome]:
-    outcomes = []
-    for name, (kind, count) in KINDS.items():
-        with watched_server() as (server, logged):
-            before = server.look()
-            try:
-                came = fuzz(server, kind, count)
-            except Broken as broken:
-                outcomes.append(Outcome(f"{count:,} fuzzed {name}", False, {"broken": str(broken)[:500]}))
-                continue
-            after = server.look()
-            said = logged()
-        seen = {
-            "what came back": came,
-            "lines logged": len(said.splitlines()),
-            "memory before and after, MB": [before["rss_mb"], after["rss_mb"]],
-            "descriptors before and after": [before["descriptors"], after["descriptors"]],
-        }
-        outcomes.append(Outcome(f"{came['sent']:,} fuzzed {name}", not said, seen))
-    return outcomes
+def run(name: str, part: float = 1.0) -> Outcome:
+    """Fuzz with one of `KINDS`, or with a part of its number."""
+    kind, count = KINDS[name]
+    count = round(part * count)
+    with watched_server() as (server, logged):
+        before = server.look()
+        try:
+            came = fuzz(server, kind, count)
+        except Broken as broken:
+            return Outcome(f"{count:,} fuzzed {name}", False, {"broken": str(broken)[:500]})
+        after = server.look()
+        said = logged()
+    seen = {
+        "what came back": came,
+        "lines logged": len(said.splitlines()),
+        "memory before and after, MB": [before["rss_mb"], after["rss_mb"]],
+        "descriptors before and after": [before["descriptors"], after["descriptors"]],
+    }
+    return Outcome(f"{came['sent']:,} fuzzed {name}", not said, seen)
+
+
+def _trial(name: str) -> Trial:
+    return Trial(name, f"{KINDS[name][1]:,} fuzzed {name}", lambda is_quick: run(name, QUICK_PART if is_quick else 1.0))
 
 
 def main() -> int:
-    outcomes = run()
-    for each in outcomes:
-        each.show()
-    write_report("fuzz", "python -m benchmarks.acceptance.fuzz", outcomes)
-    return 0 if all(each.kept for each in outcomes) else 1
+    return conduct("fuzz", __doc__, [_trial(name) for name in KINDS])[0]
 
 
 if __name__ == "__main__":
