@@ -375,7 +375,7 @@ def _expect(step: Step, sent: deque[str | bytes]) -> None:
     if not sent:
         raise TranscriptMismatch(f"Line {step.line}: nothing was said, expected {step.text}")
     said = sent.popleft()
-    if not _matches(json.loads(step.text), json.loads(said)):
+    if not matches(json.loads(step.text), json.loads(said)):
         raise TranscriptMismatch(f"Line {step.line}:\n  expected {step.text}\n  got      {said!s}")
 
 
@@ -384,14 +384,14 @@ def _expect_silence(sent: deque[str | bytes], where: str) -> None:
         raise TranscriptMismatch(f"Said {where}, with no line for it: {sent[0]!s}")
 
 
-def _matches(expected: object, got: object) -> bool:
+def matches(expected: object, got: object) -> bool:
     """Equal, but for the places where `expected` has "*"."""
     if expected == "*":
         return True
     if isinstance(expected, dict) and isinstance(got, dict):
-        return expected.keys() == got.keys() and all(_matches(expected[key], got[key]) for key in expected)
+        return expected.keys() == got.keys() and all(matches(expected[key], got[key]) for key in expected)
     if isinstance(expected, list) and isinstance(got, list):
-        return len(expected) == len(got) and all(map(_matches, expected, got))
+        return len(expected) == len(got) and all(map(matches, expected, got))
     return expected == got and isinstance(expected, bool) == isinstance(got, bool)
 
 

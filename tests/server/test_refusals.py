@@ -19,7 +19,7 @@ from websockets.asyncio.client import ClientConnection
 
 from mlx_websockets.errors import START_ERRORS, StartError
 from mlx_websockets.server.limits import Limits
-from mlx_websockets.testing import ENGINE_VERBS, Step, Transcript, _matches, read_transcript
+from mlx_websockets.testing import ENGINE_VERBS, Step, Transcript, matches, read_transcript
 
 TRANSCRIPTS = sorted(Path(__file__).parent.parent.joinpath("transcripts").glob("*.txt"))
 SERVED = [path for path in TRANSCRIPTS if "\n= served\n" in path.read_text("utf-8")]
@@ -66,7 +66,7 @@ async def take(step: Step, server: Running, engine: Engine, peer: ClientConnecti
         await peer.send(in_full(step.text))
     elif step.mark == "<":
         told = await hear(peer)
-        assert _matches(json.loads(step.text), told), f"line {step.line}: {told}"
+        assert matches(json.loads(step.text), told), f"line {step.line}: {told}"
     else:
         await happen(engine, peer, *shlex.split(step.text))
 
