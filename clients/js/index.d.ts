@@ -19,6 +19,8 @@ export interface RequestOptions {
   history?: boolean;
   /** Strings that end the reply and are not part of it. */
   stop?: string[];
+  /** A JSON schema: the reply is JSON that meets it, if its `finishReason` is "stop". */
+  responseFormat?: object;
   /** Which of the server's models is asked. */
   model?: string;
   /** A name for where the picture comes from. */
@@ -49,6 +51,17 @@ export interface Result {
   timings?: Timings;
   /** The engine's time for it. */
   seconds?: number;
+  /** All replies, where `candidateCount` asked for several. */
+  candidates?: { text: string; finishReason: string; logprobs: TokenLogprob[] }[];
+  /** Of the tokens of `text`, where `logprobs` asked for them. */
+  logprobs?: TokenLogprob[];
+}
+
+/** A part of a reply. Its text may be empty where there are `logprobs`. */
+export interface Piece {
+  text: string;
+  candidate: number;
+  logprobs: TokenLogprob[];
 }
 
 export class ConnectionLost extends Error {
@@ -62,7 +75,7 @@ export class ReplyError extends Error {
   readonly retryAfterMs?: number;
 }
 
-/** Iterate it for its deltas, or await its `result`. Both fail with `ReplyError` or `ConnectionLost`. */
+/** Iterate it for its text, or await its `result`. Both fail with `ReplyError` or `ConnectionLost`. */
 export class Reply implements AsyncIterable<string> {
   readonly id: string;
   readonly isOver: boolean;
@@ -70,6 +83,8 @@ export class Reply implements AsyncIterable<string> {
   readonly result: Promise<Result>;
   readonly text: Promise<string>;
   cancel(): void;
+  /** Everything as it comes: each candidate's text, and how likely its tokens were. */
+  pieces(): AsyncGenerator<Piece, void, undefined>;
   [Symbol.asyncIterator](): AsyncGenerator<string, void, undefined>;
 }
 
@@ -115,6 +130,7 @@ export interface Settings {
   max_tokens_image?: number;
   seed?: number | null;
   logprobs?: number | null;
+  minP?: number;
   unchangedThreshold?: number;
 }
 
@@ -241,6 +257,7 @@ export interface Config {
   max_tokens_image?: number;
   seed?: number | null;
   logprobs?: number | null;
+  minP?: number;
   unchangedThreshold?: number;
   id?: string;
 }

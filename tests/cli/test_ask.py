@@ -28,6 +28,15 @@ def test_an_answer_is_printed_as_it_is_and_nothing_else():
     assert (told.returncode, told.stdout, told.stderr) == (0, "Why is the sky blue?\n", "")
 
 
+def test_several_answers_are_printed_one_below_the_other():
+    with answering_elsewhere() as url:
+        told = mlx("ask", "Who?", "--candidates", "2", "--url", url)
+        plain = mlx("ask", "Who?", "--candidates", "2", "--json", "--url", url)
+
+    assert told.stdout.splitlines() == ["Who?", "--- 2 of 2 ---", "Who?"]
+    assert json.loads(plain.stdout)["candidates"] == [{"text": "Who?", "finish_reason": "stop"}] * 2
+
+
 @pytest.mark.parametrize("arguments", [(), ("-",)])
 def test_a_question_can_be_piped(arguments):
     with answering_elsewhere() as url:
@@ -44,6 +53,7 @@ def test_pictures_and_every_flag_reach_the_model():
         return ending("stop")(request)
 
     flags = ["--system", "Be brief.", "--max-tokens", "9", "--temperature", "0", "--seed", "1", "--stop", "blue"]
+    flags += ["--schema", '{"type": "object"}']
     with answering_elsewhere(script) as url:
         told = mlx("ask", "What is it?", "--image", CIRCLE, "--image", CIRCLE, *flags, "--url", url)
 
@@ -52,6 +62,39 @@ def test_pictures_and_every_flag_reach_the_model():
     assert [message.text for message in request.messages] == ["Be brief.", "What is it?"]
     assert len(request.messages[-1].images) == 2
     assert (request.choice.max_tokens, request.choice.temperature, request.choice.stop) == (9, 0, ("blue",))
+    assert request.choice.json_schema == '{"type":"object"}'
+
+
+def test_a_schema_may_be_in_a_file(tmp_path):
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "object"}', "utf-8")
+    seen: list[GenerationRequest] = []
+
+    def script(request: GenerationRequest) -> list[Update]:
+        seen.append(request)
+        return [Started(request.id), Delta(request.id, "{}"), Finished(request.id, "stop")]
+
+    with answering_elsewhere(script) as url:
+        told = mlx("ask", "What is it?", "--schema", str(schema), "--url", url)
+
+    assert (told.returncode, told.stdout, told.stderr) == (0, "{}\n", "")
+    assert [request.choice.json_schema for request in seen] == ['{"type":"object"}']
+
+
+def test_json_that_was_cut_is_a_failure():
+    with answering_elsewhere(ending("length")) as url:
+        told = mlx("ask", "Tell me a story.", "--schema", "{}", "--url", url)
+
+    assert (told.returncode, told.stdout) == (1, "Once\n")
+    assert "--max-tokens" in told.stderr
+
+
+def test_a_schema_that_is_refused_is_told_with_its_reason():
+    with answering_elsewhere() as url:
+        told = mlx("ask", "Hi", "--schema", '{"type": "unicorn"}', "--url", url)
+
+    assert (told.returncode, told.stdout) == (1, "")
+    assert "`type` is one of object" in told.stderr
 
 
 def test_a_picture_needs_no_question():
@@ -101,6 +144,9 @@ def test_no_server_ends_with_3_and_says_how_to_start_one():
         (("--image", __file__), "is no JPEG, PNG, WebP or GIF file"),
         (("--url", "ftp://there"), "no address of a server"),
         (("--token-file", "no-such-file"), "There is no file no-such-file"),
+        (("--schema", "no-such.json"), "no-such.json can't be read"),
+        (("--schema", __file__), "--schema is not JSON"),
+        (("--schema", "{"), "--schema is not JSON"),
     ],
 )
 def test_what_is_wrong_here_is_told_before_anybody_is_asked(arguments, said):

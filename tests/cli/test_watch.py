@@ -61,12 +61,19 @@ def test_a_video_is_described_a_line_for_each_picture_with_time_source_and_age(v
 
 
 def test_only_changes_are_told_if_that_is_what_is_wanted(video):
-    with answering_elsewhere(color) as url:
+    described: list[int] = []
+
+    def counted(request: GenerationRequest) -> list[Update]:
+        described.append(request.id)
+        return color(request)
+
+    with answering_elsewhere(counted) as url:
         told = mlx("watch", "--file", video, "--every", "0.5", "--only-changes", "--json", "--url", url)
 
     lines = [json.loads(line) for line in told.stdout.splitlines()]
     assert [(line["position"], line["text"]) for line in lines] == [(0.0, "red"), (2.0, "blue")]
     assert all(line["source"] == "file" and line["age"] >= 0 and line["usage"] for line in lines)
+    assert len(described) == 2
 
 
 def test_drawn_scenes_are_described_until_it_is_enough():

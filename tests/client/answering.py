@@ -6,7 +6,17 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from mlx_websockets.generation import Delta, Finished, GenerationRequest, Started, Timings, Update, Usage
+from mlx_websockets.generation import (
+    Delta,
+    Finished,
+    FinishReason,
+    GenerationRequest,
+    Started,
+    Timings,
+    TokenLogprob,
+    Update,
+    Usage,
+)
 from mlx_websockets.server.addresses import Addresses
 from mlx_websockets.server.run import Stop, serve
 from mlx_websockets.settings import Settings
@@ -58,11 +68,20 @@ class Engine(ScriptedEngine):
 
 
 def parrot(request: GenerationRequest) -> list[Update]:
-    """Says the last message again, in words."""
+    """Says the last message again, in words, as every candidate; is half sure of each word."""
     words = request.messages[-1].text.split(" ")
-    deltas = [words[0], *(f" {word}" for word in words[1:])]
-    said = [Delta(request.id, delta) for delta in deltas if delta]
-    return [Started(request.id), *said, Finished(request.id, "stop", Usage(input_tokens=7, output_tokens=len(said)))]
+    deltas = [delta for delta in (words[0], *(f" {word}" for word in words[1:])) if delta]
+    every = range(request.choice.candidates)
+    said = [Delta(request.id, delta, each, _half_sure(request, delta)) for delta in deltas for each in every]
+    usage = Usage(input_tokens=7, cached_tokens=3, output_tokens=len(said))
+    reasons: tuple[FinishReason, ...] = ("stop",) * len(every) if len(every) > 1 else ()
+    return [Started(request.id), *said, Finished(request.id, "stop", usage, candidate_reasons=reasons)]
+
+
+def _half_sure(request: GenerationRequest, token: str) -> tuple[TokenLogprob, ...]:
+    if request.choice.logprobs is None:
+        return ()
+    return (TokenLogprob(token, -0.5, ((token, -0.5), ("else", -1.5))[: request.choice.logprobs]),)
 
 
 @asynccontextmanager

@@ -67,6 +67,80 @@ def test_a_result_has_all_that_is_known() -> None:
     play(story, parrot)
 
 
+def test_several_candidates_are_told_apart() -> None:
+    async def story(mlx: Client, engine: Engine) -> None:
+        reply = mlx.ask("one two", candidate_count=2)
+
+        pieces = [(piece.candidate, piece.text) async for piece in reply.pieces()]
+        result = await reply.result()
+
+        assert pieces == [(0, "one"), (1, "one"), (0, " two"), (1, " two")]
+        assert [(each.text, each.finish_reason) for each in result.candidates] == [("one two", "stop")] * 2
+        assert (result.text, result.finish_reason) == ("one two", "stop")
+
+    play(story, parrot)
+
+
+def test_of_several_candidates_the_first_is_iterated() -> None:
+    async def story(mlx: Client, engine: Engine) -> None:
+        assert [delta async for delta in mlx.ask("one two", candidate_count=3)] == ["one", " two"]
+
+    play(story, parrot)
+
+
+def test_a_slow_reader_gets_all_text_and_all_logprobs_of_each_candidate() -> None:
+    async def story(mlx: Client, engine: Engine) -> None:
+        words = " ".join(map(str, range(1000)))
+        reply = mlx.ask(words, candidate_count=2, logprobs=0)
+        await reply.result()
+
+        pieces = [piece async for piece in reply.pieces()]
+
+        for candidate in (0, 1):
+            its = [piece for piece in pieces if piece.candidate == candidate]
+            assert "".join(piece.text for piece in its) == words
+            assert "".join(token.token for piece in its for token in piece.logprobs) == words
+        assert len(pieces) < 1000
+
+    play(story, parrot)
+
+
+def test_a_result_says_how_likely_its_tokens_were() -> None:
+    async def story(mlx: Client, engine: Engine) -> None:
+        sure = await mlx.ask("one two", logprobs=1).result()
+        silent = await mlx.ask("one two").result()
+
+        assert [(each.token, each.logprob) for each in sure.logprobs] == [("one", -0.5), (" two", -0.5)]
+        assert [[likely.token for likely in each.top] for each in sure.logprobs] == [["one"], [" two"]]
+        assert silent.logprobs == ()
+
+    play(story, parrot)
+
+
+def test_a_result_says_how_much_of_the_prompt_was_known_before() -> None:
+    async def story(mlx: Client, engine: Engine) -> None:
+        usage = (await mlx.ask("one two").result()).usage
+
+        assert usage is not None
+        assert (usage.input_tokens, usage.cached_tokens) == (7, 3)
+
+    play(story, parrot)
+
+
+def test_an_overloaded_server_says_when_to_ask_again() -> None:
+    def refuse(request: GenerationRequest) -> list[Update]:
+        return [Failed(request.id, "overloaded", "There is no memory left.", retryable=True, retry_after_ms=1500)]
+
+    async def story(mlx: Client, engine: Engine) -> None:
+        with pytest.raises(ReplyError, match="no memory") as refusal:
+            await mlx.ask("Hi").text()
+
+        assert (refusal.value.code, refusal.value.retryable) == ("overloaded", True)
+        assert refusal.value.retry_after_ms == 1500
+
+    play(story, refuse)
+
+
 def test_everything_about_a_question_reaches_the_engine() -> None:
     async def story(mlx: Client, engine: Engine) -> None:
         mlx.ask("Hi", context="We met.", system="Be brief.", stop=["."], temperature=0, max_output_tokens=9, seed=4)
@@ -79,6 +153,21 @@ def test_everything_about_a_question_reaches_the_engine() -> None:
         ]
         choice = request.choice
         assert (choice.temperature, choice.max_tokens, choice.seed, choice.stop) == (0.0, 9, 4, (".",))
+
+    play(story)
+
+
+def test_a_schema_reaches_the_engine_with_questions_and_with_frames() -> None:
+    async def story(mlx: Client, engine: Engine) -> None:
+        schema = {"type": "object", "properties": {"b": {}, "a": {}}}
+        mlx.ask("Hi", response_format=schema)
+        mlx.ask("Hi", images=[small_png()], response_format={"type": "json_schema", "schema": schema})
+        mlx.show(small_png(), response_format={"type": "json_object"})
+
+        asked = [await engine.request(number) for number in range(3)]
+
+        whole = '{"type":"object","properties":{"b":{},"a":{}}}'
+        assert [request.choice.json_schema for request in asked] == [whole, whole, '{"type":"object"}']
 
     play(story)
 

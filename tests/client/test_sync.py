@@ -19,6 +19,15 @@ def test_deltas_are_read_in_a_loop() -> None:
         assert reply.result().finish_reason == "stop"
 
 
+def test_every_candidates_pieces_are_read_in_a_loop() -> None:
+    with answering_elsewhere() as url, connect_sync(url) as mlx:
+        pieces = mlx.ask("one two", candidate_count=2, logprobs=0).pieces()
+
+        said = [(piece.candidate, piece.text, piece.logprobs[0].logprob) for piece in pieces]
+
+        assert said == [(0, "one", -0.5), (1, "one", -0.5), (0, " two", -0.5), (1, " two", -0.5)]
+
+
 def test_pictures_and_frames_and_settings() -> None:
     with answering_elsewhere() as url, connect_sync(url) as mlx:
         assert mlx.ask("What is it?", images=[SMALL_GIF]).text() == "What is it?"

@@ -22,6 +22,24 @@ test("a reply is iterated for its deltas, and says what it came to", async () =>
   mlx.close();
 });
 
+test("several candidates are told apart, with how likely their tokens were", async () => {
+  const mlx = await connect(url);
+  const reply = mlx.ask("one two", { config: { candidateCount: 2, logprobs: 2 } });
+
+  const pieces = [];
+  for await (const { candidate, text } of reply.pieces()) pieces.push([candidate, text]);
+  const { text, candidates, logprobs } = await reply.result;
+
+  assert.deepEqual(pieces, [[0, "one"], [1, "one"], [0, " two"], [1, " two"]]);
+  assert.deepEqual([text, candidates.map((each) => each.text)], ["one two", ["one two", "one two"]]);
+  assert.deepEqual(logprobs[0], { token: "one", logprob: -0.5, top: [{ token: "one", logprob: -0.5 }, { token: "else", logprob: -1.5 }] });
+  assert.equal(candidates[1].logprobs.length, 2);
+  const deltas = [];
+  for await (const delta of mlx.ask("one two", { config: { candidateCount: 2 } })) deltas.push(delta);
+  assert.deepEqual(deltas, ["one", " two"]);
+  mlx.close();
+});
+
 test("several replies are open at once", async () => {
   const mlx = await connect(url);
 
@@ -54,6 +72,22 @@ test("a refused setting names the field, and the talk goes on", async () => {
   assert.equal((await mlx.configure({ temperature: 0.5 })).temperature, 0.5);
   assert.ok((await mlx.ping()) >= 0);
   assert.ok((await mlx.status()).model);
+  mlx.close();
+});
+
+test("a reply may have to meet a schema, and a schema that is none is refused", async () => {
+  const mlx = await connect(url);
+  const sent = [];
+  mlx.addEventListener("message", ({ detail }) => detail.direction === "out" && sent.push(detail.message));
+  const schema = { type: "object", properties: { shape: { enum: ["circle", "square"] } } };
+
+  await mlx.ask("one", { responseFormat: schema }).text;
+  await mlx.show(GIF, { responseFormat: schema }).text;
+
+  assert.deepEqual(sent.map((message) => message.response_format), [schema, schema]);
+  assert.ok(sent.every((message) => !("responseFormat" in message)));
+  const refused = mlx.ask("two", { responseFormat: { type: "unicorn" } }).text;
+  await assert.rejects(refused, (error) => error.code === "invalid_schema" && error.param === "$.response_format.type");
   mlx.close();
 });
 

@@ -254,6 +254,7 @@ def _figures(result: Result) -> list[tuple[str, str]]:
     rows = [("Ended by", result.finish_reason or "-"), ("Seconds", f"{result.seconds:.2f}")]
     if result.usage is not None:
         rows.append(("Tokens read", f"{result.usage.input_tokens}, {result.usage.image_tokens} of them of pictures"))
+        rows.append(("Known before", f"{result.usage.cached_tokens} of the tokens read"))
         rows.append(("Tokens said", str(result.usage.output_tokens)))
     if result.timings is not None:
         rows.append(("First after", f"{result.timings.ttft_ms:.0f} ms"))

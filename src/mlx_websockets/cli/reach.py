@@ -78,12 +78,19 @@ def failures_told(where: Reach) -> Iterator[None]:
     except ReplyError as error:
         if error.code == ModelNotFound.code:
             raise ModelNotFound(str(error), "Name one of these: --model NAME") from error
-        hint = "Try again in a moment." if error.retryable else f"What `{error.code}` means: docs/reference/protocol.md"
-        raise StartError(str(error), hint) from error
+        raise StartError(str(error), _what_next(error)) from error
     except TimeoutError as error:
         raise StartError(f"{where.url} gives no answer.", "`mlx status` says how it is.") from error
     except ClientError as error:
         raise StartError(str(error), "`mlx status` says whether it still runs.") from error
+
+
+def _what_next(error: ReplyError) -> str:
+    if not error.retryable:
+        return f"What `{error.code}` means: docs/reference/protocol.md"
+    if error.retry_after_ms is None:
+        return "Try again in a moment."
+    return f"Try again in {max(1, round(error.retry_after_ms / 1000))} s."
 
 
 def pictures_of(paths: Sequence[str]) -> list[bytes]:
@@ -110,12 +117,13 @@ def given(**settings: Any) -> dict[str, Any]:
 
 def plain_result(result: Result) -> dict[str, Any]:
     """A reply for a program."""
+    several = {"candidates": [{"text": each.text, "finish_reason": each.finish_reason} for each in result.candidates]}
     return {
         "text": result.text,
         "finish_reason": result.finish_reason,
         "usage": msgspec.to_builtins(result.usage),
         "timings": msgspec.to_builtins(result.timings),
-    }
+    } | (several if result.candidates else {})
 
 
 def _checked(url: str) -> str:

@@ -21,6 +21,9 @@ from mlx_websockets.client import Client, Result, connect
 from mlx_websockets.errors import UsageError
 from mlx_websockets.protocols.native_schema import DEFAULT_PROMPT
 
+UNCHANGED_THRESHOLD = 0.03
+"""Of two pictures that differ by less, one is described; see `unchangedThreshold` in the protocol."""
+
 MAX_SHOTS_KEPT = 64
 """Shots whose description may still come; of older ones it is no longer known when they were taken."""
 
@@ -33,7 +36,12 @@ def watch(
     every: Annotated[float, typer.Option(metavar="FLOAT", help="Seconds between two pictures.")] = 1.0,
     prompt: Annotated[str, typer.Option(metavar="TEXT", help="What to say of each.")] = DEFAULT_PROMPT,
     only_changes: Annotated[
-        bool, typer.Option("--only-changes", metavar="", help="Print only what differs from the line before.")
+        bool,
+        typer.Option(
+            "--only-changes",
+            metavar="",
+            help="Describe only pictures that changed, and print only what differs from the line before.",
+        ),
     ] = False,
     count: Annotated[int | None, typer.Option(metavar="INT", help="Stop after so many lines.")] = None,
     model: Model = None,
@@ -55,7 +63,9 @@ def watch(
     source, shots = _stream(every, demo=demo, file=file, camera=camera, screen=screen)
     where = reach(url, token_file)
     view = View(Console(sys.stdout), source, only_changes=only_changes, as_json=as_json)
-    stream = Stream(source, shots, prompt, given(model=model, max_tokens=max_tokens), is_live=file is None)
+    threshold = UNCHANGED_THRESHOLD if only_changes else None
+    options = given(model=model, max_tokens=max_tokens, unchanged_threshold=threshold)
+    stream = Stream(source, shots, prompt, options, is_live=file is None)
     with failures_told(where), contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_show(where, stream, view, count))
 
@@ -143,7 +153,9 @@ async def _each(mlx: Client, stream: Stream) -> AsyncGenerator[tuple[Shot, Resul
     """What is said of every picture, one after the other."""
     async for shot in stream.shots:
         reply = mlx.show(shot.image, stream.source, stream.prompt, is_droppable=False, **stream.options)
-        yield shot, await reply.result()
+        result = await reply.result()
+        if result.dropped != "unchanged":
+            yield shot, result
 
 
 def _stream(

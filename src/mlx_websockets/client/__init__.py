@@ -18,11 +18,12 @@ from mlx_websockets.client.errors import (
     ReplyError,
     UnknownPicture,
 )
-from mlx_websockets.client.replies import Reply, Result
+from mlx_websockets.client.replies import Candidate, Piece, Reply, Result
 from mlx_websockets.client.sync import SyncClient, SyncReply, connect_sync
 from mlx_websockets.protocols.native_schema import ModelProgress, ModelState
 
 __all__ = [
+    "Candidate",
     "CannotConnect",
     "Client",
     "ClientError",
@@ -30,6 +31,7 @@ __all__ = [
     "ModelProgress",
     "ModelState",
     "OutboxFull",
+    "Piece",
     "Reply",
     "ReplyError",
     "Result",

@@ -31,7 +31,7 @@ from websockets.typing import Subprotocol
 from mlx_websockets.client.discovery import resolved
 from mlx_websockets.client.errors import CannotConnect, ConnectionLost, OutboxFull, ReplyError
 from mlx_websockets.client.pictures import Picture, encode_request
-from mlx_websockets.client.replies import Reply, Result
+from mlx_websockets.client.replies import Candidate, Piece, Reply, Result
 from mlx_websockets.client.returning import Journal, waits
 from mlx_websockets.client.watching import watch
 from mlx_websockets.protocols import native_schema as wire
@@ -144,6 +144,7 @@ class Client:
         system: str | None = None,
         history: bool = False,
         stop: Sequence[str] = (),
+        response_format: dict[str, Any] | None = None,
         source: str | None = None,
         **settings: Any,
     ) -> Reply:
@@ -159,6 +160,7 @@ class Client:
             system: replaces the model's own system text.
             history: see what was asked with `history` before on this connection, and be kept with it.
             stop: strings that end the reply and are not part of it.
+            response_format: a JSON schema; the reply is JSON that meets it, if its `finish_reason` is "stop".
             source: a name for where the pictures come from.
             settings: for this reply alone, such as `temperature=0` or `max_tokens=50`; see `configure`.
 
@@ -167,7 +169,7 @@ class Client:
             OutboxFull: too many requests wait to be sent.
             TypeError: there is no such setting.
         """
-        options = self._options(model, system, history, stop, settings)
+        options = self._options(model, system, history, stop, response_format, settings)
         if not images:
             message = wire.TextInput(content=text, context=context, **options)
             return self._request(Reply(options["id"], self.cancel), _text(message))
@@ -189,6 +191,7 @@ class Client:
         system: str | None = None,
         history: bool = False,
         stop: Sequence[str] = (),
+        response_format: dict[str, Any] | None = None,
         **settings: Any,
     ) -> Reply:
         """Show one picture of a running stream. Its `Result` may say that it was `dropped`.
@@ -205,7 +208,7 @@ class Client:
 
         The rest, and what is raised, is as in `ask`.
         """
-        options = self._options(model, system, history, stop, settings)
+        options = self._options(model, system, history, stop, response_format, settings)
         frame = wire.VideoFrame(
             prompt=prompt,
             source=source,
@@ -250,7 +253,7 @@ class Client:
 
         Settings: `temperature`, `top_p`, `top_k`, `max_tokens` (or `max_output_tokens`),
         `max_tokens_image`, `presence_penalty`, `frequency_penalty`, `seed`, `candidate_count`,
-        `response_modalities`.
+        `response_modalities`, `logprobs`, `unchanged_threshold`.
 
         Raises:
             ReplyError: a value is out of its range; nothing was changed.
@@ -317,7 +320,13 @@ class Client:
     # --- requests -----------------------------------------------------------------------
 
     def _options(
-        self, model: str | None, system: str | None, history: bool, stop: Sequence[str], settings: dict[str, Any]
+        self,
+        model: str | None,
+        system: str | None,
+        history: bool,
+        stop: Sequence[str],
+        response_format: dict[str, Any] | None,
+        settings: dict[str, Any],
     ) -> dict[str, Any]:
         return {
             "id": f"q{next(self._numbers)}",
@@ -325,6 +334,7 @@ class Client:
             "system": system,
             "history": history or None,
             "stop": list(stop) or None,
+            "response_format": response_format,
             "config": _settings(settings) if settings else None,
         }
 
@@ -504,7 +514,7 @@ class Client:
         match message:
             case wire.Token():
                 if reply := self._replies.get(message.id or ""):
-                    reply.add(message.content)
+                    reply.add(Piece(message.content, message.candidate or 0, tuple(message.logprobs or ())))
             case wire.ResponseComplete() | wire.FrameDropped():
                 if reply := self._replies.pop(message.id or "", None):
                     reply.end(_result(message, reply))
@@ -589,6 +599,11 @@ def _result(message: wire.ResponseComplete | wire.FrameDropped, reply: Reply) ->
         seconds=message.inference_time,
         source=reply.source,
         frame_id=reply.frame_id,
+        candidates=tuple(
+            Candidate(text=each.text, finish_reason=each.finish_reason, logprobs=reply.logprobs(each.index))
+            for each in message.candidates or ()
+        ),
+        logprobs=reply.logprobs(0),
     )
 
 

@@ -6,14 +6,38 @@ are merged, so a slow reader costs no more than the reply's own text.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from mlx_websockets.generation import Usage
-from mlx_websockets.protocols.native_schema import Timings
+from mlx_websockets.protocols.native_schema import Timings, TokenLogprob
 
 MAX_UNREAD = 256
-"""Deltas that wait one by one; further ones are merged into the last."""
+"""Pieces that wait one by one; further ones are merged into the last of their candidate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The next part of a reply.
+
+    Attributes:
+        text: may be empty where there are `logprobs`: not every token completes a character.
+        candidate: which of several replies it belongs to.
+        logprobs: of its tokens, if they were asked for.
+    """
+
+    text: str
+    candidate: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One of several replies to the same question."""
+
+    text: str
+    finish_reason: str
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,12 +45,14 @@ class Result:
     """What a request came to.
 
     Attributes:
-        text: the whole reply.
+        text: the whole reply; of several, the first.
         finish_reason: "stop", "length", "cancelled" or "timeout"; None if there was no reply.
         dropped: why a frame was not looked at, such as "superseded"; None if it was.
         usage, timings: what it cost, see `docs/reference/protocol.md`.
         seconds: the engine's time for it.
         source, frame_id: whose picture it was about.
+        candidates: all replies, where `candidate_count` asked for several.
+        logprobs: of the tokens of `text`, where `logprobs` asked for them.
     """
 
     text: str = ""
@@ -37,10 +63,12 @@ class Result:
     seconds: float = 0.0
     source: str | None = None
     frame_id: str | int | None = None
+    candidates: tuple[Candidate, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class Reply:
-    """The answer to one request. Iterate it for its deltas, or await what it comes to.
+    """The answer to one request. Iterate it for its text, or await what it comes to.
 
         reply = mlx.ask("Tell me a story.")
         async for delta in reply:
@@ -48,7 +76,8 @@ class Reply:
         print((await reply.result()).finish_reason)
 
     Both raise `ReplyError` if the server can't answer and `ConnectionLost` if it is gone.
-    A reply that nobody awaits goes on all the same; `cancel` ends it.
+    A reply that nobody awaits goes on all the same; `cancel` ends it. Of several candidates the
+    text is the first one's; `pieces` has them all.
     """
 
     def __init__(
@@ -63,7 +92,8 @@ class Reply:
         self.source = source
         self.frame_id = frame_id
         self._cancel = cancel
-        self._unread: deque[str] = deque()
+        self._unread: deque[Piece] = deque()
+        self._logprobs: dict[int, list[TokenLogprob]] = {}
         self._changed = asyncio.Event()
         self._result: Result | None = None
         self._error: Exception | None = None
@@ -74,11 +104,23 @@ class Reply:
         return self
 
     async def __anext__(self) -> str:
+        while (piece := await self.next_piece()) is not None:
+            if piece.text and piece.candidate == 0:
+                return piece.text
+        raise StopAsyncIteration
+
+    async def pieces(self) -> AsyncIterator[Piece]:
+        """Everything as it comes: each candidate's text, and how likely its tokens were. Raises what `result` does."""
+        while (piece := await self.next_piece()) is not None:
+            yield piece
+
+    async def next_piece(self) -> Piece | None:
+        """The next of `pieces`; None: there are no more."""
         while not self._unread:
             if self._error is not None:
                 raise self._error
             if self._result is not None:
-                raise StopAsyncIteration
+                return None
             await self._change()
         return self._unread.popleft()
 
@@ -124,12 +166,19 @@ class Reply:
     def call_at_end(self, ended: "Callable[[Reply], None]") -> None:
         self._ended = ended
 
-    def add(self, delta: str) -> None:
-        if len(self._unread) < MAX_UNREAD:
-            self._unread.append(delta)
+    def add(self, piece: Piece) -> None:
+        self._logprobs.setdefault(piece.candidate, []).extend(piece.logprobs)
+        same = (at for at in reversed(range(len(self._unread))) if self._unread[at].candidate == piece.candidate)
+        last = next(same, None) if len(self._unread) >= MAX_UNREAD else None
+        if last is None:
+            self._unread.append(piece)
         else:
-            self._unread[-1] += delta
+            self._unread[last] = _joined(self._unread[last], piece)
         self._changed.set()
+
+    def logprobs(self, candidate: int) -> tuple[TokenLogprob, ...]:
+        """Those of a candidate's tokens so far."""
+        return tuple(self._logprobs.get(candidate, ()))
 
     def end(self, result: Result) -> None:
         self._result = result
@@ -145,3 +194,7 @@ class Reply:
         # Everybody who waits looks again after every change, so one event serves them all.
         self._changed.clear()
         await self._changed.wait()
+
+
+def _joined(piece: Piece, later: Piece) -> Piece:
+    return Piece(piece.text + later.text, piece.candidate, piece.logprobs + later.logprobs)

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from mlx_websockets.client.aio import CLOSE_SECONDS, Client, connect
 from mlx_websockets.client.errors import ConnectionLost
 from mlx_websockets.client.pictures import Picture
-from mlx_websockets.client.replies import Reply, Result
+from mlx_websockets.client.replies import Piece, Reply, Result
 from mlx_websockets.protocols.native_schema import DEFAULT_PROMPT, Hello, ModelProgress, ModelState
 
 Answer = TypeVar("Answer")
@@ -185,6 +185,11 @@ class SyncReply:
     def __iter__(self) -> Iterator[str]:
         while (delta := self._wait(_next_delta(self._reply))) is not None:
             yield delta
+
+    def pieces(self) -> Iterator[Piece]:
+        """Everything as it comes: each candidate's text, and how likely its tokens were."""
+        while (piece := self._wait(self._reply.next_piece())) is not None:
+            yield piece
 
     def result(self) -> Result:
         """Wait for the end. Raises what `Reply.result` does."""

@@ -66,9 +66,13 @@ export async function connect(url = "ws://localhost:8765", options = {}) {
   return client;
 }
 
-/** The answer to one request: iterate it for its deltas, or await its `result`. */
+/**
+ * The answer to one request: iterate it for its text, or await its `result`. Of several candidates
+ * the text is the first one's; `pieces` has them all.
+ */
 export class Reply {
-  /** @type {string[]} */ #unread = [];
+  /** @type {wire.Piece[]} */ #unread = [];
+  /** @type {wire.TokenLogprob[][]} */ #logprobs = [];
   /** @type {() => void} */ #wake = () => {};
   /** @type {(result: wire.Result) => void} */ #resolve = () => {};
   /** @type {(error: Error) => void} */ #reject = () => {};
@@ -101,9 +105,14 @@ export class Reply {
   }
 
   async *[Symbol.asyncIterator]() {
+    for await (const { text, candidate } of this.pieces()) if (text && candidate === 0) yield text;
+  }
+
+  /** Everything as it comes: each candidate's text, and how likely its tokens were. @returns {AsyncGenerator<wire.Piece>} */
+  async *pieces() {
     for (;;) {
-      const delta = this.#unread.shift();
-      if (delta !== undefined) yield delta;
+      const piece = this.#unread.shift();
+      if (piece !== undefined) yield piece;
       else if (this.#error) throw this.#error;
       else if (this.isOver) return;
       else await new Promise((resolve) => (this.#wake = () => resolve(undefined)));
@@ -112,11 +121,22 @@ export class Reply {
 
   // --- what the connection does ---
 
-  /** @param {string} delta */
-  add(delta) {
-    if (this.#unread.length < 4096) this.#unread.push(delta);
-    else this.#unread[this.#unread.length - 1] += delta;
+  /** @param {wire.Token} message */
+  add({ content, candidate = 0, logprobs = [] }) {
+    (this.#logprobs[candidate] ??= []).push(...logprobs);
+    const isFull = this.#unread.length >= 4096;
+    const last = isFull ? this.#unread.map((each) => each.candidate).lastIndexOf(candidate) : -1;
+    if (last < 0) this.#unread.push({ text: content, candidate, logprobs });
+    else {
+      const { text, logprobs: before } = this.#unread[last];
+      this.#unread[last] = { text: text + content, candidate, logprobs: [...before, ...logprobs] };
+    }
     this.#wake();
+  }
+
+  /** Those of a candidate's tokens so far. @param {number} candidate */
+  logprobs(candidate) {
+    return this.#logprobs[candidate] ?? [];
   }
 
   /** @param {wire.Result} result */
@@ -276,7 +296,8 @@ export class Client extends EventTarget {
   #request(message, pictures = []) {
     const id = `q${++this.#numbers}`;
     const reply = new Reply(id, (each) => this.cancel({ id: each }));
-    const header = { ...(this.#model ? { model: this.#model } : {}), ...message, id };
+    const { responseFormat, ...rest } = message;
+    const header = { ...(this.#model ? { model: this.#model } : {}), ...rest, response_format: responseFormat, id };
     this.#put(id, () => (pictures.length ? withPictures(header, pictures) : JSON.stringify(header)));
     this.#replies.set(id, reply);
     return reply;
@@ -512,10 +533,10 @@ export class Client extends EventTarget {
         if (reply) reply.started = message;
         break;
       case "token":
-        reply?.add(message.content);
+        reply?.add(message);
         break;
       case "response_complete":
-        this.#settle(message.id, (each) => each.end(completed(message)));
+        this.#settle(message.id, (each) => each.end(completed(message, reply)));
         break;
       case "frame_dropped":
         this.#settle(message.id, (each) => each.end({ text: "", dropped: message.reason }));
@@ -573,14 +594,19 @@ export class Client extends EventTarget {
  * @property {(error: Error) => void} reject
  */
 
-/** @param {wire.ResponseComplete} message @returns {wire.Result} */
-function completed(message) {
+/** @param {wire.ResponseComplete} message @param {Reply | undefined} reply @returns {wire.Result} */
+function completed(message, reply) {
+  const logprobs = (/** @type {number} */ candidate) => reply?.logprobs(candidate) ?? [];
   return {
     text: message.full_text,
     finishReason: message.finish_reason,
     usage: message.usage,
     timings: message.timings,
     seconds: message.inference_time,
+    candidates: (message.candidates ?? []).map(({ index, text, finish_reason }) => {
+      return { text, finishReason: finish_reason, logprobs: logprobs(index) };
+    }),
+    logprobs: logprobs(0),
   };
 }
 
