@@ -25,6 +25,8 @@ from PIL import Image
 from tests.client.answering import answering_elsewhere
 from websockets.sync.client import ClientConnection, connect
 
+from mlx_websockets.generation import Delta, Finished, GenerationRequest, Started, Update
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PATIENCE = 60.0
 MAX_LINES = 60
@@ -100,6 +102,28 @@ def test_without_a_server_it_says_what_to_start():
 
     assert (told.returncode, told.stdout) == (1, "")
     assert "make demo" in told.stderr
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason", "status", "shown"),
+    [
+        ('{"shape": "circle", "colour": "red"}', "stop", 0, "shape: circle\ncolour: red\n"),
+        ('{"shape": "cir', "length", 1, ""),
+    ],
+)
+def test_an_answer_comes_in_fields_or_not_at_all(reply, reason, status, shown):
+    asked: list[GenerationRequest] = []
+
+    def script(request: GenerationRequest) -> list[Update]:
+        asked.append(request)
+        return [Started(request.id), Delta(request.id, reply), Finished(request.id, reason)]
+
+    with answering_elsewhere(script) as url:
+        told = run(sys.executable, EXAMPLES / "fields.py", "--url", url)
+
+    assert (told.returncode, told.stdout) == (status, shown)
+    [request] = asked
+    assert request.choice.json_schema is not None and len(request.messages[-1].images) == 1
 
 
 # --- JavaScript -----------------------------------------------------------------------
