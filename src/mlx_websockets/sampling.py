@@ -77,6 +77,7 @@ RANGES: dict[str, Range] = {
     "frequency_penalty": Range(float, 0, 2),
     "seed": Range(int, 0, MAX_SEED),
     "logprobs": Range(int, 0, MAX_TOP_LOGPROBS),
+    "min_p": Range(float, 0, 1),
     "unchanged_threshold": Range(float, 0, 1),
 }
 
@@ -99,6 +100,7 @@ class Sampling:
         seed: the same request with the same seed gets the same reply; None = a fresh one each time.
         response_modalities: only text.
         logprobs: how many likely tokens to tell of beside each chosen one; None = not even the chosen one's.
+        min_p: leave out tokens less likely than this share of the likeliest one's probability; 0 = none.
         unchanged_threshold: a frame that differs by less from the last one described gets no reply; 0 = all do.
         limit: what neither `max_tokens` may pass, set by `--max-tokens`.
         rows: what `candidate_count` may not pass: replies that the engine computes together.
@@ -115,6 +117,7 @@ class Sampling:
     seed: int | None = None
     response_modalities: tuple[str, ...] = ("TEXT",)
     logprobs: int | None = None
+    min_p: float = 0.0
     unchanged_threshold: float = 0.0
     limit: int = field(default=512, repr=False)
     rows: int = field(default=MAX_CANDIDATES, repr=False)

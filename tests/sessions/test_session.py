@@ -892,6 +892,16 @@ def test_more_candidates_than_the_engine_has_rows_are_refused_with_the_range() -
     assert (problem.code, problem.path) == ("invalid_config", "$.config.candidate_count")
 
 
+def test_the_least_likely_tokens_to_keep_are_the_engine_s_to_know() -> None:
+    session = Session(Sampling(min_p=0.1), itertools.count(1))
+    session.receive(question(id="a"), 0.0)
+    session.receive(question(id="b", changes={"min_p": 0.5}), 0.0)
+
+    usual, own = started(session), started(session)
+
+    assert (usual.choice.min_p, own.choice.min_p) == (0.1, 0.5)
+
+
 def test_a_token_without_text_is_told_for_its_logprob_and_adds_nothing_to_the_reply() -> None:
     session = new_session()
     session.receive(question(id="a", changes={"logprobs": 1}), 0.0)

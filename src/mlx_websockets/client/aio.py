@@ -253,7 +253,7 @@ class Client:
 
         Settings: `temperature`, `top_p`, `top_k`, `max_tokens` (or `max_output_tokens`),
         `max_tokens_image`, `presence_penalty`, `frequency_penalty`, `seed`, `candidate_count`,
-        `response_modalities`, `logprobs`, `unchanged_threshold`.
+        `response_modalities`, `logprobs`, `min_p`, `unchanged_threshold`.
 
         Raises:
             ReplyError: a value is out of its range; nothing was changed.

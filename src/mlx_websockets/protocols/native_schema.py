@@ -57,11 +57,12 @@ SETTING_NAMES = {
     "max_tokens_image": "max_tokens_image",
     "seed": "seed",
     "logprobs": "logprobs",
+    "min_p": "minP",
     "unchanged_threshold": "unchangedThreshold",
 }
 """How the wire calls each field of `Sampling`. The mixture of cases is the seed's."""
 
-LATER_SETTINGS = ("logprobs", "unchanged_threshold")
+LATER_SETTINGS = ("logprobs", "min_p", "unchanged_threshold")
 """Settings that the seed's contract does not have; its peers are told of those alone that they have sent."""
 
 Number = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | float
@@ -82,6 +83,7 @@ class Settings(Struct, frozen=True, kw_only=True, omit_defaults=True, rename=SET
     max_tokens_image: Any = UNSET
     seed: Any = UNSET
     logprobs: Any = UNSET
+    min_p: Any = UNSET
     unchanged_threshold: Any = UNSET
 
     @property

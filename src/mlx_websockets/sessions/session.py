@@ -410,6 +410,7 @@ class Session:
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             top_k=sampling.top_k,
+            min_p=sampling.min_p,
             repetition_penalty=sampling.repetition_penalty,
             seed=sampling.seed,
             stop=ask.stop,
