@@ -12,7 +12,7 @@ import math
 import mlx.core as mx
 
 _BITS = 31
-WHOLE = 2**_BITS - 128  # the largest of float32 below: no mass takes more bits
+WHOLE = (1 << _BITS) - 128  # the largest of float32 below: no mass takes more bits
 _VALUES_IN_A_CACHE = 2**20
 _BLOCK = 64  # divides the vocabularies of most models, so that nothing has to be padded
 
