@@ -103,6 +103,8 @@ def test_a_background_server_is_started_shown_restarted_and_stopped(mlx, flags):
     stopped = mlx("background", "stop")
     assert (stopped.returncode, stopped.stdout.splitlines()[-1]) == (0, "✓ Stopped")
     assert "✓ Server stopped" in mlx("background", "logs", again["id"][:6], "-n", "1").stdout
+    logged = json.loads(mlx("background", "logs", again["id"][:6], "--json").stdout)
+    assert (logged["file"], "✓ Server stopped" in logged["lines"][-1]) == (again["log"], True)
     assert mlx.servers() == []
 
 

@@ -52,6 +52,17 @@ def free_port() -> int:
 # --- pull, list, rm -------------------------------------------------------------------
 
 
+def test_a_program_is_told_in_json_and_a_person_beside_it(hub: Hub, home: Path):
+    pulled, again = (mlx(home, hub, "pull", "me/tiny", "--json") for _ in range(2))
+    [model] = listed(home)
+    removed = mlx(home, None, "rm", "me/tiny", "--yes", "--json")
+
+    assert json.loads(pulled.stdout) == {"model": "me/tiny", "was_here": False}
+    assert json.loads(again.stdout) == {"model": "me/tiny", "was_here": True}
+    assert json.loads(removed.stdout) == {"model": "me/tiny", "freed_bytes": model["size_bytes"]}
+    assert "me/tiny is" in pulled.stderr
+
+
 def test_a_pulled_model_is_listed_and_a_removed_one_is_not(hub: Hub, home: Path):
     pulled = mlx(home, hub, "pull", "me/tiny")
     [model] = listed(home)

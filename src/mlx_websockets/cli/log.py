@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 
 from mlx_websockets.cli.choice import Choice, choose
-from mlx_websockets.cli.console import Console
-from mlx_websockets.cli.flags import Id, Port
+from mlx_websockets.cli.console import Console, print_json
+from mlx_websockets.cli.flags import AsJson, Id, Port
 from mlx_websockets.daemon.log import Follower, last_lines
 from mlx_websockets.daemon.records import Record, Records
-from mlx_websockets.errors import NotRunning
+from mlx_websockets.errors import NotRunning, UsageError
 
 LOOK_SECONDS = 0.2
 
@@ -24,15 +24,21 @@ def logs(
     follow: Annotated[
         bool, typer.Option("--follow", "-f", metavar="", help="Go on as lines are added, until Ctrl-C.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print its last lines; with nothing running, those of the one that ran last.
 
     Raises:
         NotRunning: there is no such server, and no log either.
-        UsageError: several could be meant.
+        UsageError: several could be meant, or `--json` is to go on.
     """
+    if as_json and follow:
+        raise UsageError("--json can't go on with --follow.", "A server with --log-format json logs an object a line.")
     records = Records.of_this_user()
     record, log = _chosen(records, Choice(id, port))
+    if as_json:
+        print_json({"file": str(log), "lines": last_lines(log, lines)})
+        return
     follower = Follower(log, from_end=True)
     console = Console(sys.stdout)
     for line in last_lines(log, lines):

@@ -65,7 +65,7 @@ def _ago(seconds: float) -> str:
 # --- pull -----------------------------------------------------------------------------
 
 
-def pull(model: str, *, force: bool) -> None:
+def pull(model: str, *, force: bool, as_json: bool = False) -> None:
     """Fetch a model, after a look at the room there is on disk and in memory. Goes on where it was interrupted.
 
     Raises:
@@ -75,7 +75,7 @@ def pull(model: str, *, force: bool) -> None:
     """
     from mlx_websockets.engine.models import hub
 
-    console = Console(sys.stdout)
+    console = Console(sys.stderr if as_json else sys.stdout)
     if model != DEMO and not hub.is_model_id(model):
         raise UsageError(f"{model} is no model id.", "It looks like mlx-community/gemma-3-4b-it-4bit, or is `demo`.")
     display = LoadingDisplay(console)
@@ -83,18 +83,22 @@ def pull(model: str, *, force: bool) -> None:
     def report(loading: "Loading") -> None:
         display.show(loading.stage, loading.done, loading.total, loading.unit)
 
+    was_here = model != DEMO and hub.is_cached(model)
     try:
         if model == DEMO:
             from mlx_websockets.engine.probe import build_demo
 
             build_demo(report)
-        elif hub.is_cached(model):
+        elif was_here:
             console.info(f"{model} was here already.")
         else:
             _check_room(console, model, force=force)
             hub.fetch(model, report)
     finally:
         display.close()
+    if as_json:
+        print_json({"model": model, "was_here": was_here})
+        return
     console.success(f"{model} is here.")
     console.text(f"  mlx serve --model {model}")
 
@@ -125,7 +129,7 @@ def _check_room(console: Console, model: str, *, force: bool) -> None:
 # --- rm -------------------------------------------------------------------------------
 
 
-def remove(model: str, *, is_sure: bool) -> None:
+def remove(model: str, *, is_sure: bool, as_json: bool = False) -> None:
     """Remove a model from this machine, after asking.
 
     Raises:
@@ -138,12 +142,16 @@ def remove(model: str, *, is_sure: bool) -> None:
     for record in Records.of_this_user().found():
         if model in record.model.split(", ") and record.state != "failed":
             raise UsageError(f"{model} is being served on port {record.port}.", f"mlx stop {record.id}")
-    console = Console(sys.stdout)
+    console = Console(sys.stderr if as_json else sys.stdout)
     stored = next((each for each in inventory.stored_models() if each.id == model), None)
     if stored is not None and not is_sure and not _confirmed(f"Remove {model} ({size(stored.size_bytes)})? [y/N] "):
         console.info("Nothing was removed.")
         return
-    console.success(f"Removed {model}: {size(inventory.remove(model))} freed.")
+    freed = inventory.remove(model)
+    if as_json:
+        print_json({"model": model, "freed_bytes": freed})
+    else:
+        console.success(f"Removed {model}: {size(freed)} freed.")
 
 
 def _confirmed(question: str) -> bool:
@@ -165,10 +173,16 @@ def list_(as_json: AsJson = False) -> None:
 
 
 def pull_(
-    model: Model, force: Annotated[bool, typer.Option("--force", help="Also if it does not fit in memory.")] = False
+    model: Model,
+    force: Annotated[bool, typer.Option("--force", help="Also if it does not fit in memory.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    pull(model, force=force)
+    pull(model, force=force, as_json=as_json)
 
 
-def rm(model: Model, yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False) -> None:
-    remove(model, is_sure=yes)
+def rm(
+    model: Model,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    remove(model, is_sure=yes, as_json=as_json)

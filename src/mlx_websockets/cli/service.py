@@ -19,6 +19,7 @@ def install(
     only_print: Annotated[
         bool, typer.Option("--print", metavar="", help="Print the service's file and install nothing.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Raises StartError: the system's tool is not here, or refused; or a token was given, and not as a file."""
     found = resolve(given)
@@ -33,14 +34,20 @@ def install(
         console.text(keeper.text(wanted).rstrip("\n"))
         return
     keeper.install(wanted)
+    if as_json:
+        print_json({"file": str(keeper.path)})
+        return
     console.success(f"Installed {keeper.path}")
     console.info("It starts now and at every login. `mlx status` says how it is, `mlx service uninstall` ends that.")
 
 
-def uninstall() -> None:
+def uninstall(as_json: AsJson = False) -> None:
     """Raises NotRunning: it is not installed. StartError: the system's tool is not here, or refused."""
     keeper = manager()
     keeper.uninstall()
+    if as_json:
+        print_json({"file": str(keeper.path)})
+        return
     Console(sys.stdout).success(f"Stopped, and removed {keeper.path}")
 
 
