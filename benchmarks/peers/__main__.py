@@ -5,6 +5,7 @@ import asyncio
 import dataclasses
 import itertools
 import os
+import signal
 import sys
 import uuid
 from collections.abc import Sequence
@@ -119,14 +120,13 @@ async def run(plan: Plan, targets: Sequence[Target], wanted: Sequence[Measure], 
         one_round = Round(number, salt, plan, records)
         for group in groups:
             for target in targets:
-                bare = group[0].as_installed and target.name != OURS
-                await one_round.measure(target, group, None if bare else blas)
+                await one_round.measure(target, group, None if group[0].as_installed else blas)
     return records
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a short version, of some minutes")
+    parser.add_argument("--quick", action="store_true", help="two minutes: fewer measures, shorter, one round")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="measures whose names contain one of these")
     parser.add_argument("--targets", nargs="+", metavar="NAME", choices=list(TARGETS), help="instead of all")
     parser.add_argument("--rounds", type=int, help="of every target")
@@ -135,12 +135,20 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def chosen(known: Sequence[Measure], parts: Sequence[str] | None, is_quick: bool) -> list[Measure]:
+    """Those whose name contains one of `parts`; without these all, or all that are quick."""
+    if parts:
+        return [each for each in known if any(part in each.name for part in parts)]
+    return [each for each in known if each.is_quick or not is_quick]
+
+
 def main() -> int:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no target outlives this program
     asked = arguments()
     plan = QUICK if asked.quick else FULL
     if asked.rounds:
         plan = dataclasses.replace(plan, rounds=asked.rounds)
-    wanted = [each for each in measures(plan) if not asked.only or any(part in each.name for part in asked.only)]
+    wanted = chosen(measures(plan), asked.only, asked.quick)
     if asked.tiny:
         wanted = [dataclasses.replace(each, model=TINY_GEMMA3) for each in wanted]
     names = asked.targets or (QUICK_TARGETS if asked.quick else list(TARGETS))

@@ -74,11 +74,17 @@ def gaps_between(reply: Reply, begin: float, end: float) -> list[float]:
 
 
 def disturbance(running: Sequence[Reply], newcomers: Sequence[Reply]) -> Figures:
-    """How running replies fared while newcomers were admitted, beside how they did before."""
+    """How running replies fared while newcomers were admitted, beside how they did before.
+
+    Raises:
+        ValueError: they did not run long enough.
+    """
     begin = min(each.asked_at for each in newcomers)
     end = max(each.times[0] for each in newcomers)
     before = [gap for each in running for gap in gaps_between(each, each.times[0], begin)]
     during = [gap for each in running for gap in gaps_between(each, begin, end)]
+    if not (before and during):
+        raise ValueError("the running replies had ended before the newcomers began")
     normal = quantile(0.5, before)
     return {
         "normal gap p50, ms": 1000 * normal,

@@ -7,6 +7,7 @@ import argparse
 import asyncio
 import itertools
 import json
+import signal
 import sys
 import uuid
 from pathlib import Path
@@ -101,6 +102,7 @@ async def run(requests: int) -> list[Reading]:
 
 
 def main() -> int:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers.soak", description=__doc__)
     parser.add_argument("--requests", type=int, default=REQUESTS, help="a shorter one is not kept")
     requests = parser.parse_args().requests

@@ -21,7 +21,8 @@ class Measure:
     only_servers: it says nothing about the library.
     sees: needs a target that takes pictures.
     together: needs a target that computes several replies together.
-    as_installed: nothing is preloaded for the others.
+    as_installed: nothing is preloaded; ours then looks for a BLAS by itself.
+    is_quick: it is part of the short version.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Measure:
     sees: bool = False
     together: bool = False
     as_installed: bool = False
+    is_quick: bool = False
 
     def suits(self, target: Target) -> bool:
         """Whether `target` can be measured so."""

@@ -36,5 +36,5 @@ async def _disturbed(running: Running, plan: Plan, questions: Questions, newcome
     return disturbance([asked.reply], replies)
 
 
-LONG_PROMPT = Measure("a long prompt is admitted", SMOLLM2, of_a_long_prompt, together=True)
+LONG_PROMPT = Measure("a long prompt is admitted", SMOLLM2, of_a_long_prompt, together=True, is_quick=True)
 OF_PICTURES = Measure("4 pictures are admitted", DEMO, of_pictures, sees=True, together=True)

@@ -29,4 +29,4 @@ async def run(running: Running, plan: Plan, questions: Questions) -> Figures:
     }
 
 
-CONVERSATION = Measure("10 turns of a conversation", SMOLLM2, run, only_servers=True)
+CONVERSATION = Measure("10 turns of a conversation", SMOLLM2, run, only_servers=True, is_quick=True)

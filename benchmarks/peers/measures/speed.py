@@ -18,7 +18,7 @@ def measure(model: str, clients: int, pictures: int = 0) -> Measure:
         tokens = plan.picture_tokens if pictures else plan.tokens
         return await crowd(running, questions, clients, tokens, pictures)
 
-    return Measure(name(clients, pictures), model, run, sees=pictures > 0, together=clients > 1)
+    return Measure(name(clients, pictures), model, run, sees=pictures > 0, together=clients > 1, is_quick=not pictures)
 
 
 async def crowd(running: Running, questions: Questions, clients: int, tokens: int, pictures: int = 0) -> Figures:
