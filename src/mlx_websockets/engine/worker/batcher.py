@@ -19,7 +19,7 @@ from mlx_websockets.engine.worker.caches import CacheQuantization, Caches
 from mlx_websockets.engine.worker.decoding import Decoding, Grammar, Left, Row, Token
 from mlx_websockets.engine.worker.pace import Pace
 from mlx_websockets.engine.worker.prefill import Prefill, goes_with_others, may_be_cut
-from mlx_websockets.engine.worker.prefixes import KeptPrefixes
+from mlx_websockets.engine.worker.prefixes import SHORTEST_WORTH_KEEPING, KeptPrefixes, alike
 from mlx_websockets.engine.worker.sampler import RowSampling
 from mlx_websockets.engine.worker.scheduler import first_in_line
 from mlx_websockets.engine.worker.sequence import Prompt
@@ -91,7 +91,7 @@ class Batcher:
         self._is_end = is_end
         self._rows = rows
         self._quantization = quantization
-        self._kept = kept or KeptPrefixes(0)
+        self._kept = kept if kept is not None else KeptPrefixes(0)
         empty = caches.new_caches(self._language_model, quantization)
         self._rows_can_be_joined = caches.are_plain(empty)
         self._pace = Pace(prefill_chunk)
@@ -216,9 +216,15 @@ class Batcher:
         for job in sorted((job for job in self._waiting if self._can_be_rows(job)), key=self._remaining):
             tokens = max(self._remaining(each) for each in (*together, job))
             shortest = min(len(each.prompt.tokens) for each in (*together, job))
-            if job is not first and tokens <= shortest and tokens * (len(together) + 1) <= self._pace.most:
+            fits = tokens <= shortest and tokens * (len(together) + 1) <= self._pace.most
+            if job is not first and fits and not self._would_gain_from(first, job):
                 together.append(job)
         return together
+
+    def _would_gain_from(self, first: _Job, job: _Job) -> bool:
+        """Once `first` is computed and kept, `job` has less to do."""
+        known = len(job.prompt.tokens) - self._remaining(job)
+        return alike(first.prompt.keys, job.prompt.keys) >= known + SHORTEST_WORTH_KEEPING
 
     def _can_be_rows(self, job: _Job) -> bool:
         return (

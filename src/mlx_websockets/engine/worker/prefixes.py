@@ -27,8 +27,8 @@ class _Kept:
 
     def usable(self, keys: npt.NDArray[np.int64]) -> int:
         """How many of the first `keys` need not be computed; never all, for the last one's logits are wanted."""
-        alike = min(_alike(self.keys, keys), len(keys) - 1)
-        return alike if self.can_be_cut or alike == len(self.keys) else 0
+        common = min(alike(self.keys, keys), len(keys) - 1)
+        return common if self.can_be_cut or common == len(self.keys) else 0
 
 
 class KeptPrefixes:
@@ -90,13 +90,14 @@ class KeptPrefixes:
 
 def _covers(longer: _Kept, shorter: _Kept) -> bool:
     """Whatever `shorter` could serve, `longer` can."""
-    if len(longer.keys) < len(shorter.keys) or _alike(longer.keys, shorter.keys) < len(shorter.keys):
+    if len(longer.keys) < len(shorter.keys) or alike(longer.keys, shorter.keys) < len(shorter.keys):
         return False
     return longer.can_be_cut or len(longer.keys) == len(shorter.keys)
 
 
-def _alike(one: npt.NDArray[np.int64], other: npt.NDArray[np.int64]) -> int:
+def alike(one: npt.ArrayLike, other: npt.ArrayLike) -> int:
     """How many of their first keys are the same."""
-    shared = min(len(one), len(other))
-    different = one[:shared] != other[:shared]
+    first, second = np.asarray(one), np.asarray(other)
+    shared = min(len(first), len(second))
+    different = first[:shared] != second[:shared]
     return int(different.argmax()) if different.any() else shared

@@ -12,7 +12,7 @@ from mlx_websockets.generation import GenerationRequest, Priority
 RANKS: dict[Priority, int] = {"interactive": 0, "frame": 1, "background": 2}
 
 PATIENCE = 16
-"""How often others may go before a prompt that came earlier."""
+"""How often later ones may go before a prompt."""
 
 
 class Waiting:
@@ -55,6 +55,10 @@ def first_in_line(prompts: Iterable[Waiter], remaining: Callable[[Waiter], int])
     """Whose prompt is computed next: the most urgent, of these the one that is soonest done.
 
     A short question overtakes a long document so; but nobody is passed over for ever.
+
+    Args:
+        prompts: in the order of arrival.
+        remaining: how many tokens of a prompt are still to be computed.
     """
     waiting = list(prompts)
 
@@ -63,7 +67,6 @@ def first_in_line(prompts: Iterable[Waiter], remaining: Callable[[Waiter], int])
 
     first = min(waiting, key=key)
     first.passed_over = 0
-    for each in waiting:
-        if each is not first:
-            each.passed_over += 1
+    for earlier in waiting[: waiting.index(first)]:
+        earlier.passed_over += 1
     return first
