@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 START_SECONDS = 120.0
-STORY_MS = 30_000
+STORY_MS = 60_000
 TOKEN = "a-token-for-the-stories-of-the-page"
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 HOW_TO_GET_IT = "`make page-test` installs what it takes, but for Chromium"

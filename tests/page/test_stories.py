@@ -96,7 +96,13 @@ def ask(page: Any, question: str) -> Any:
     page.keyboard.press("Enter")
     reply = page.locator(".entry.reply").nth(before)
     reply.locator(".figures").wait_for()
-    return reply.locator("p").text_content()
+    return reply.locator("p").first.text_content()
+
+
+def messages(page: Any, kind: str) -> list[dict[str, Any]]:
+    """Those of the open log that are of a kind."""
+    lines = page.locator("#messages li span:last-child").all_text_contents()
+    return [json.loads(line) for line in lines if f'"type":"{kind}"' in line]
 
 
 def be_brief(page: Any, tokens: int = 8) -> None:
@@ -168,7 +174,7 @@ def drop(page: Any, file: Path, mime: str = "image/png") -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_drawn_scene_is_described_on_a_page_that_axe_has_nothing_against(opened, scheme):
     page = opened(color_scheme=scheme)
-    be_brief(page, 40)
+    be_brief(page, 12)
 
     page.keyboard.press("Escape")
     page.keyboard.press("d")
@@ -321,6 +327,7 @@ def test_a_reply_is_read_aloud_by_sentence(page):
         }"""
     )
 
+    be_brief(page, 40)
     reply = ask(page, "Name three colours. Say each in a sentence of its own.")
     page.wait_for_function("(end) => spoken.join(' ').endsWith(end)", arg=reply.strip()[-12:])
 
@@ -340,9 +347,32 @@ def test_the_chosen_model_answers(page, tiny_gemma3):
     ask(page, "And who are you?")
 
     with panel(page, "log"):
-        page.locator("#filter").fill('"response_start"')
-        started = page.locator("#messages li span:last-child").all_text_contents()
-    assert [json.loads(each)["model"] for each in started] == [str(tiny_gemma3), "demo"]
+        started = messages(page, "response_start")
+    assert [each["model"] for each in started] == [str(tiny_gemma3), "demo"]
+
+
+def test_all_candidates_are_shown(page):
+    be_brief(page)
+    with panel(page, "settings") as settings:
+        page.locator("input[name=candidateCount]").fill("3")
+        page.locator("#apply").click()
+        settings.wait_for(state="hidden")
+
+    ask(page, "Name a colour.")
+
+    expect(page.locator(".entry.reply .other")).to_have_count(2)
+
+
+def test_a_frame_that_changed_nothing_is_counted_as_that(page):
+    with panel(page, "settings") as settings:
+        page.locator("input[name=unchangedThreshold]").fill("1")
+        page.locator("#apply").click()
+        settings.wait_for(state="hidden")
+
+    page.locator("#source-scene").click()
+
+    analysed(page)
+    expect(page.locator("#count-unchanged")).to_have_text(SOME)
 
 
 def test_a_talk_can_begin_anew(page):
@@ -383,6 +413,7 @@ def test_settings_are_applied_and_a_wrong_one_is_explained(page):
 def test_a_talk_is_exported(page):
     page.locator("#source-scene").click()
     analysed(page, 2)
+    page.locator("#source-stop").click()
     be_brief(page)
     ask(page, "What is your name?")
 
@@ -484,9 +515,8 @@ def test_a_broken_network_loses_nothing(opened, server):
         page.locator(".entry.reply .figures").wait_for()
         said = page.locator(".entry.reply p").text_content()
         with panel(page, "log"):
-            page.locator("#filter").fill('"response_complete"')
-            whole = json.loads(page.locator("#messages li span:last-child").last.text_content())["full_text"]
-        assert said == whole
+            [whole] = messages(page, "response_complete")
+        assert said == whole["full_text"]
         page.context.close()
 
 

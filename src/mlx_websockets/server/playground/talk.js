@@ -45,7 +45,7 @@ export class Talk {
         entry.classList.remove("busy");
         if (!result.text) text.textContent = "(nothing)";
         spoken.end();
-        entry.append(figures(result));
+        entry.append(...others(result), figures(result));
         this.#keep({ role: "model", ...result });
         this.#follow();
       },
@@ -190,6 +190,16 @@ export function thumbnail(picture) {
   image.src = URL.createObjectURL(picture);
   image.addEventListener("load", () => URL.revokeObjectURL(image.src), { once: true });
   return image;
+}
+
+/** The replies beside the first, where `candidateCount` asked for several. */
+function others({ candidates = [] }) {
+  return candidates.slice(1).map(({ text }, at) => {
+    const other = paragraph(text || "(nothing)");
+    other.className = "other";
+    other.prepend(element("small", "", `${at + 2}. `));
+    return other;
+  });
 }
 
 function figures({ finishReason, usage, timings }) {

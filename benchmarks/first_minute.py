@@ -1,0 +1,151 @@
+"""How long a newcomer waits: from `git clone` to the first description on the page, step by step.
+
+    python -m benchmarks.first_minute             measures, and writes benchmarks/results/first-minute-DATE.md
+    python -m benchmarks.first_minute --dry-run   only prints
+
+Everything is fresh but the index: a clone of this checkout's last commit, a home folder without caches, a virtual
+environment, the model. Needs Chromium and what `make page-test` installs. Measure with nothing else running.
+"""
+
+import argparse
+import datetime
+import os
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.page.browsing import chromium, free_port
+
+ROOT = Path(__file__).parents[1]
+PATIENCE_SECONDS = 1800.0
+
+STEPS = {
+    "→ Making the virtual environment": "the virtual environment",
+    "→ Installing ": "packages: download and install",
+    "✓ mlx-websockets is installed": "starting `mlx demo`",
+    "→ Loading demo": "starting the libraries",
+    "→ Downloading": "the model: download",
+    "→ Converting": "the model: build",
+    "→ Loading the model": "loading the model",
+    "→ Trying the model out": "a first try of the model",
+    "✓ Server running": "a browser",
+}
+"""What begins with a line of `make demo` that begins so; one that does not come is no step."""
+
+
+@dataclass
+class Watch:
+    """Seconds of each step, in the order in which they began."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    _step: str = ""
+    _begun: float = 0.0
+
+    def begin(self, step: str) -> None:
+        """End the step before."""
+        now = time.monotonic()
+        if self._step:
+            self.seconds[self._step] = self.seconds.get(self._step, 0.0) + now - self._begun
+        self._step, self._begun = step, now
+        if step:
+            print(f"{step} …", flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dry-run", action="store_true")
+    arguments = parser.parse_args()
+    watch = Watch()
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory(prefix="first-minute-") as folder, chromium() as browser:
+        said = measure(Path(folder), watch, browser)
+    report = as_report(watch, said, load)
+    print(report)
+    if not arguments.dry_run:
+        path = ROOT / f"benchmarks/results/first-minute-{datetime.date.today():%Y-%m-%d}.md"
+        path.write_text(report, "utf-8")
+        print(path.relative_to(ROOT))
+    return 0
+
+
+def measure(folder: Path, watch: Watch, browser: object) -> str:
+    """Be a newcomer in an empty folder; the first description on the page."""
+    watch.begin("`git clone`")
+    clone = folder / "mlx-websockets"
+    subprocess.run(["git", "clone", "--quiet", ROOT.as_uri(), str(clone)], check=True)
+    home = folder / "home"
+    home.mkdir()
+    with demo_of(clone, home) as server:
+        page_address = follow(server, watch)
+        page = browser.new_page()  # type: ignore[attr-defined]
+        watch.begin("the page, up to its first whole description")
+        page.goto(page_address)
+        seen = page.locator(".entry.seen p").first
+        seen.wait_for(timeout=PATIENCE_SECONDS * 1000)
+        watch.begin("")
+        return str(seen.text_content())
+
+
+@contextmanager
+def demo_of(clone: Path, home: Path) -> Iterator["subprocess.Popen[str]"]:
+    """`make demo` of somebody who has nothing; only how to find the package index is inherited."""
+    kept = {name: value for name, value in os.environ.items() if name == "PATH" or name.startswith("PIP_")}
+    server = subprocess.Popen(
+        ["make", "demo", f"PORT={free_port()}", f"PYTHON={sys._base_executable}"],  # type: ignore[attr-defined]
+        cwd=clone,
+        env={**kept, "HOME": str(home), "LANG": "C.UTF-8"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        process_group=0,
+    )
+    try:
+        yield server
+    finally:
+        os.killpg(server.pid, signal.SIGINT)
+        server.communicate(timeout=60)
+
+
+def follow(server: "subprocess.Popen[str]", watch: Watch) -> str:
+    """Time the steps that `make demo` tells of; the page's address, once it serves."""
+    assert server.stdout is not None
+    watch.begin("`make`")
+    lines, page = [], ""
+    for line in server.stdout:
+        lines.append(line)
+        if step := next((step for begins, step in STEPS.items() if line.startswith(begins)), None):
+            watch.begin(step)
+        if line.strip().startswith("Page:"):
+            page = line.split()[1]
+        if line.startswith("Press Ctrl+C"):
+            return page
+    raise SystemExit("".join(lines[-20:]) + "It did not come to serve.")
+
+
+def as_report(watch: Watch, said: str, load: float) -> str:
+    rows = "\n".join(f"| {step} | {seconds:.1f} |" for step, seconds in watch.seconds.items())
+    system = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    return f"""# The first minute, {datetime.date.today():%Y-%m-%d}
+
+`python -m benchmarks.first_minute`
+
+{system}; load {load:.1f} as it began. Packages came from a nearby index, and no cache was there.
+
+| step | seconds |
+|---|---|
+{rows}
+| **all of it** | **{sum(watch.seconds.values()):.1f}** |
+
+The first description: "{said}"
+"""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
