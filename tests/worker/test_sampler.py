@@ -225,6 +225,22 @@ def test_rows_that_come_and_go_take_nothing_of_the_others_with_them():
     assert len(sampler) == 0
 
 
+@pytest.mark.parametrize("penalties", [(1.0, 1.0), (1.5, 1.0), (1.0, 1.5)])
+def test_rows_that_come_and_go_for_long_leave_nothing_behind(penalties: tuple[float, float]):
+    staying, passing = ({"repetition_penalty": penalty} for penalty in penalties)
+    sampler = sampler_of(staying, recent=[[1]])
+
+    def pass_by(times: int) -> int:
+        for _ in range(times):
+            sampler.join(sampler_of(passing, recent=[[2]]))
+            mx.eval(sampler.choose(mx.zeros((2, 40))).tokens)
+            sampler.keep([0])
+            mx.eval(sampler.choose(mx.zeros((1, 40))).tokens)
+        return mx.get_active_memory()
+
+    assert pass_by(3) == pass_by(50)
+
+
 def test_a_penalty_lowers_what_was_said_lately_and_nothing_else():
     sampler = sampler_of({"repetition_penalty": 2.0}, recent=[[0, 1]])
 

@@ -102,7 +102,9 @@ class BatchSampler:
 
     def __init__(self) -> None:
         self._rows: list[RowSampling] = []
-        self._recent = _no_tokens(0)  # newest last
+        # (rows, REPETITION_CONTEXT_TOKENS), newest last. None where no row has a penalty: nothing would ever
+        # compute it then, and what it is to be made from would pile up.
+        self._recent: mx.array | None = None
         self._groups: list[_Group] | None = None  # None: the rows have changed
         self._arrange()
 
@@ -117,35 +119,34 @@ class BatchSampler:
             recent: the last tokens of each row's prompt, oldest first; more than a penalty looks at are left out.
         """
         windows = [_window(tokens) for _, tokens in zip(rows, recent, strict=True)]
-        if windows:
-            self._recent = mx.concatenate([self._recent, mx.array(windows, mx.int32)])
-        self._rows += rows
-        self._arrange()
+        self._append(rows, mx.array(windows, mx.int32) if windows else None)
 
     def join(self, others: "BatchSampler") -> None:
         """Append the rows of another, which may not be used any more."""
-        self._recent = mx.concatenate([self._recent, others._recent])
-        self._rows += others._rows
+        self._append(others._rows, others._recent)
+
+    def _append(self, rows: Rows[RowSampling], recent: mx.array | None) -> None:
+        if _any_penalties([*self._rows, *rows]):
+            before = _no_tokens(len(self)) if self._recent is None else self._recent
+            self._recent = mx.concatenate([before, _no_tokens(len(rows)) if recent is None else recent])
+        self._rows += rows
         self._arrange()
 
     def keep(self, indices: Rows[int]) -> None:
         """Keep these rows, in this order, and forget the others."""
         self._rows = [self._rows[index] for index in indices]
-        self._recent = self._recent[mx.array(list(indices), mx.int32)] if indices else _no_tokens(0)
+        if self._recent is not None:
+            self._recent = self._recent[mx.array(list(indices))] if _any_penalties(self._rows) else None
         self._arrange()
 
     def _arrange(self) -> None:
         """What depends on the rows alone, once for all their steps."""
         self._groups = None
-        self._penalties = _column(row.repetition_penalty for row in self._rows) if self._has_penalties else None
+        self._penalties = _column(row.repetition_penalty for row in self._rows)
         grammars = [row.obeys_a_grammar for row in self._rows]
         self._held = mx.array(grammars)[:, None] if any(grammars) else None
         self._asking = [index for index, row in enumerate(self._rows) if row.top_logprobs is not None]
         self._most_top = max((row.top_logprobs or 0 for row in self._rows), default=0)
-
-    @property
-    def _has_penalties(self) -> bool:
-        return any(row.repetition_penalty != 1.0 for row in self._rows)
 
     def choose(self, logits: mx.array, masks: mx.array | None = None) -> Chosen:
         """The next token of each row.
@@ -161,12 +162,12 @@ class BatchSampler:
         if self._groups is None:
             self._groups = _grouped(self._rows, logits.shape[-1])
         tokens = _chosen(allowed, self._groups)
-        if self._penalties is not None:
+        if self._recent is not None:
             self._recent = mx.concatenate([self._recent[:, 1:], tokens[:, None].astype(mx.int32)], axis=1)
         return self._reported(logits, tokens)
 
     def _penalised(self, logits: mx.array) -> mx.array:
-        if self._penalties is None:
+        if self._recent is None:
             return logits
         newest = self._recent[:, -1:]
         # A window that is not full repeats its newest token; one that is empty changes nothing.
@@ -200,6 +201,10 @@ class BatchSampler:
             _spread(top_tokens.astype(mx.uint32), rows, len(self), 0),
             _spread(top - whole, rows, len(self), mx.nan),
         )
+
+
+def _any_penalties(rows: Rows[RowSampling]) -> bool:
+    return any(row.repetition_penalty != 1.0 for row in rows)
 
 
 def _no_tokens(rows: int) -> mx.array:
