@@ -9,6 +9,7 @@ from typing import Any
 import jsonschema
 import mlx_vlm
 import numpy as np
+import psutil
 import pytest
 
 from mlx_websockets.engine.worker.compiler import Rehearsal
@@ -272,6 +273,27 @@ def test_a_process_that_was_stopped_over_a_schema_is_followed_by_another() -> No
     rehearse('{"type":"string"}')
 
     rehearse.close()
+
+
+def test_a_process_that_somebody_else_ended_is_followed_by_another() -> None:
+    rehearse = Rehearsal()
+    rehearse('{"type":"string"}')
+    [process] = [each for each in psutil.Process().children() if Rehearsal.__module__ in each.cmdline()]
+    process.kill()
+    psutil.wait_procs([process], timeout=10)
+
+    rehearse('{"type":"string"}')
+
+    rehearse.close()
+
+
+def test_no_process_is_left_after_the_end() -> None:
+    rehearse = Rehearsal()
+    rehearse('{"type":"string"}')
+
+    rehearse.close()
+
+    assert not [each for each in psutil.Process().children() if Rehearsal.__module__ in each.cmdline()]
 
 
 def test_a_rehearsal_can_be_closed_twice() -> None:

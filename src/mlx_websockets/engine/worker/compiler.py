@@ -6,10 +6,8 @@ at once. So a schema is made into a grammar here only after a process that can b
 done so in time. Nothing here knows MLX, nor a model's tokenizer.
 """
 
-import contextlib
 import json
 import os
-import resource
 import select
 import signal
 import subprocess
@@ -41,9 +39,6 @@ REHEARSAL_SECONDS = 0.5
 
 WAIT_SECONDS = 5.0
 """For those of a processor that others use too."""
-
-REHEARSAL_BYTES = 4 * 1024**3
-"""Address space of the process. It needs far less; one that grows is stopped before it hurts."""
 
 MAX_REASON_LENGTH = 160
 
@@ -98,12 +93,10 @@ class Rehearsal:
             json_schema: JSON text in one line.
 
         Raises:
-            EngineError: as `compiled` does, and `schema_too_complex` after `REHEARSAL_SECONDS`.
+            EngineError: as `compiled` does; `schema_too_complex` after `REHEARSAL_SECONDS`; `engine_failed`
+                where the process can't be started.
         """
-        if self._process is None:
-            self._process, self._is_ready = _started(), False
-        self._is_ready = self._is_ready or _line(self._process, START_SECONDS) != b""
-        answer = _answer(self._process, json_schema) if self._is_ready else b""
+        answer = _answer(self._ready(), json_schema)
         if not answer:
             self.close()
             raise too_complex()
@@ -118,6 +111,17 @@ class Rehearsal:
             return
         process.kill()
         process.communicate()
+
+    def _ready(self) -> subprocess.Popen[bytes]:
+        """The process, waiting for a schema; another one if somebody ended it meanwhile."""
+        if self._process is None or self._process.poll() is not None:
+            self.close()
+            self._process, self._is_ready = _started(), False
+        self._is_ready = self._is_ready or _line(self._process, START_SECONDS) != b""
+        if not self._is_ready:
+            self.close()
+            raise EngineError("engine_failed", "The JSON schema could not be tried out. Ask again.", retryable=True)
+        return self._process
 
 
 def _started() -> subprocess.Popen[bytes]:
@@ -163,8 +167,6 @@ def _line(process: subprocess.Popen[bytes], seconds: float) -> bytes:
 def main() -> None:
     """Try out each line of the standard input; answer each with a line: null, or the code and the sentence."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started it will say when
-    with contextlib.suppress(ValueError, OSError):  # not every system bounds it
-        resource.setrlimit(resource.RLIMIT_AS, (REHEARSAL_BYTES, resource.RLIM_INFINITY))
     tokenizer = LLTokenizer("byte")
     _say(None)
     for line in sys.stdin:

@@ -44,13 +44,12 @@ class Grammars:
             json_schema: JSON text without line breaks, at most `MAX_SCHEMA_BYTES`.
 
         Raises:
-            EngineError: `unsupported_schema`, `schema_too_complex`, or `unsupported` where the
-                model's tokenizer can't be looked into.
+            EngineError: `unsupported_schema`, `schema_too_complex`, `unsupported` where the
+                model's tokenizer can't be looked into, `engine_failed` (retryable) where nothing
+                could be found out.
         """
         made = self._kept.pop(json_schema, None) or self._made(json_schema)
-        self._kept[json_schema] = made
-        if len(self._kept) > MAX_KEPT:
-            self._kept.popitem(last=False)
+        self._keep(json_schema, made)
         if isinstance(made, EngineError):
             raise made
         return Grammar(made.deep_copy(), self._sayable, self._ends)
@@ -59,6 +58,13 @@ class Grammars:
         """End the process in which schemas are tried out, if there is one."""
         if "_rehearse" in self.__dict__:
             self._rehearse.close()
+
+    def _keep(self, json_schema: str, made: LLMatcher | EngineError) -> None:
+        if isinstance(made, EngineError) and made.retryable:
+            return
+        self._kept[json_schema] = made
+        if len(self._kept) > MAX_KEPT:
+            self._kept.popitem(last=False)
 
     def _made(self, json_schema: str) -> LLMatcher | EngineError:
         try:
