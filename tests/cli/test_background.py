@@ -208,6 +208,16 @@ def test_a_server_in_a_terminal_is_on_record_and_tells_its_service_manager(mlx, 
     server.stdout.close()
 
 
+def test_every_address_of_a_background_server_is_told(mlx, flags):
+    started = mlx("background", "serve", *flags, "--port", "0", "--tls", "auto", "--tls-port", "0")
+
+    (server,) = mlx.servers()
+    assert f"http://localhost:{server['port']}\n" in started.stdout
+    assert f"ws://localhost:{server['port']}\n" in started.stdout
+    assert f"wss://localhost:{server['tls_port']}\n" in started.stdout
+    assert f"port {server['tls_port']}\n" in mlx("status").stdout
+
+
 def test_ctrl_c_while_waiting_leaves_the_server_running_and_says_so(mlx, flags):
     waiting = mlx.start("background", "serve", *flags, "--port", "0")
     (record,) = until(mlx.servers)

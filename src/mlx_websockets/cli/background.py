@@ -3,10 +3,12 @@
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mlx_websockets.cli import stop as stopping
 from mlx_websockets.cli.access import pass_on
+from mlx_websockets.cli.announcement import address_rows
 from mlx_websockets.cli.app import INTERRUPTED
 from mlx_websockets.cli.choice import Choice, choose
 from mlx_websockets.cli.console import Console, print_json
@@ -95,8 +97,8 @@ def _tell_started(console: Console, record: Record) -> None:
 
 
 def _places(record: Record) -> list[tuple[str, str]]:
-    network = addresses_of(record.host, record.port).network
-    return [("Local", record.url), *(("On Your Network", each) for each in network)]
+    secure = addresses_of(record.host, record.tls_port, "wss") if record.tls_port is not None else None
+    return address_rows(replace(addresses_of(record.host, record.port), secure=secure))
 
 
 # --- restart --------------------------------------------------------------------------

@@ -32,7 +32,13 @@ class Presence:
         """Connections are accepted from now on."""
         if self._held is not None:
             try:
-                self._held.update(state="ready", port=addresses.port, url=addresses.local)
+                secure = addresses.secure
+                self._held.update(
+                    state="ready",
+                    port=addresses.port,
+                    tls_port=secure.port if secure is not None else None,
+                    url=addresses.local,
+                )
             except OSError as error:  # a full disk: the server is worth more than its record
                 logger.warning("the server's record can't be changed: %s", error)
         service.notify("READY=1")

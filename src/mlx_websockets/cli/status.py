@@ -69,6 +69,7 @@ def _show_details(console: Console, vitals: Vitals) -> None:
     rows = [
         ("Model", record.model),
         ("Port", str(record.port)),
+        *([("Encrypted", f"port {record.tls_port}")] if record.tls_port is not None else []),
         ("PID", str(record.pid)),
         ("Memory", _said(vitals.memory_bytes, size)),
         ("Running for", duration(vitals.uptime_seconds)),

@@ -44,6 +44,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         id: its own, made anew for every start.
         process_start: what `start_time` says of `pid`; a later process with the same pid has another.
         port: the one it listens on; while it is loading, the one it was asked for.
+        tls_port: the one for encrypted connections, if it takes any.
         is_background: it has no terminal but a log of its own, at `log`.
         started_at: seconds since the epoch.
         reason, hint, exit_code: why it failed, if it did.
@@ -58,6 +59,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     host: str
     port: int
+    tls_port: int | None = None
     url: str = ""
     is_background: bool = False
     started_at: float
