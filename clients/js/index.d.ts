@@ -21,6 +21,10 @@ export interface RequestOptions {
   stop?: string[];
   /** A JSON schema: the reply is JSON that meets it, if its `finishReason` is "stop". */
   responseFormat?: object;
+  /** "background" lets everybody else go first. */
+  priority?: "interactive" | "frame" | "background";
+  /** If it has not begun after so many milliseconds, it fails with the code `expired`. */
+  deadlineMs?: number;
   /** Which of the server's models is asked. */
   model?: string;
   /** A name for where the picture comes from. */
@@ -185,6 +189,8 @@ export interface TextInput {
   system?: string;
   response_format?: unknown;
   model?: string;
+  priority?: "interactive" | "frame" | "background";
+  deadline_ms?: number;
   content: string;
   context?: string;
 }
@@ -198,6 +204,8 @@ export interface ImageInput {
   system?: string;
   response_format?: unknown;
   model?: string;
+  priority?: "interactive" | "frame" | "background";
+  deadline_ms?: number;
   image?: string;
   frame?: string;
   prompt?: string;
@@ -215,6 +223,8 @@ export interface VideoFrame {
   system?: string;
   response_format?: unknown;
   model?: string;
+  priority?: "interactive" | "frame" | "background";
+  deadline_ms?: number;
   image?: string;
   frame?: string;
   prompt?: string;
@@ -234,6 +244,8 @@ export interface ScreenFrame {
   system?: string;
   response_format?: unknown;
   model?: string;
+  priority?: "interactive" | "frame" | "background";
+  deadline_ms?: number;
   image?: string;
   frame?: string;
   prompt?: string;

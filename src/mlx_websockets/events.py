@@ -7,7 +7,7 @@ the second. Pictures stay as they came, encoded: most frames are superseded and 
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from mlx_websockets.generation import FinishReason, Timings, TokenLogprob, Usage
+from mlx_websockets.generation import FinishReason, Priority, Timings, TokenLogprob, Usage
 from mlx_websockets.sampling import Sampling
 
 DropReason = Literal["processing_queue_full", "superseded", "unchanged", "expired", "decode_error", "overloaded"]
@@ -46,6 +46,8 @@ class Ask:
         id: the peer's own name for this request; None for a peer of the seed's contract.
         source: the peer's name for where a picture came from; echoed.
         model: which of the server's models is asked; None: the default.
+        priority: the class that it steps back to; it goes no further to the front than its kind.
+        start_seconds: if it has not begun within so long of its arrival, it is over.
     """
 
     text: str
@@ -60,6 +62,8 @@ class Ask:
     id: str | None = None
     source: str | None = None
     model: str | None = None
+    priority: Priority = "interactive"
+    start_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

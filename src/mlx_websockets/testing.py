@@ -284,7 +284,9 @@ class Talk:
             self._perform(self.session.picture_unchanged(draft.turn))
             return
         self.session.pictures_opened(draft.turn, 0.0, view)
-        request = GenerationRequest(id=draft.turn, messages=messages, choice=draft.choice, droppable=draft.droppable)
+        request = GenerationRequest(
+            id=draft.turn, messages=messages, choice=draft.choice, droppable=draft.droppable, priority=draft.priority
+        )
         self.engine.submit(request, self._update)
 
     def _update(self, update: Update) -> None:
@@ -292,8 +294,8 @@ class Talk:
         self._start_turns()
 
     def _start_turns(self) -> None:
-        while self.engine.is_ready and self.session.can_start(self._has_room):
-            self._perform(self.session.start_next(self.now, self._has_room))
+        while self.engine.is_ready and (turn := self.session.next_turn(self._has_room)) is not None:
+            self._perform(self.session.start(turn.number, self.now))
 
     def _has_room(self, model: str | None, rows: int) -> bool:
         return self.session.rows + rows <= self.engine.rows

@@ -29,8 +29,8 @@ class Guest:
         for text in texts:
             self.session.receive(Ask(text=text, id=text), 0.0)
 
-    def start_next(self) -> None:
-        for submit in self.session.start_next(0.0, self.floor.has_room):
+    def start(self, turn: int) -> None:
+        for submit in self.session.start(turn, 0.0):
             self.log.append(f"{self.name}: {submit.messages[-1].text}")
             if self.answers_at_once:
                 self.session.update(Finished(submit.turn, "stop"), 0.0)

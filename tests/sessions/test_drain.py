@@ -20,7 +20,7 @@ def test_draining_tells_what_waits_refuses_what_comes_and_lets_finish_what_runs(
     session = Session(Sampling(), itertools.count(1))
     frame = FrameInput(ask=Ask(text="?", images=(EncodedImage(b""),), id="frame", source="webcam"))
     session.receive(Ask(text="a", id="running"), 0.0)
-    session.start_next(0.0)
+    session.start(1, 0.0)
     session.receive(Ask(text="b", id="waiting"), 0.0)
     session.receive(frame, 0.0)
 

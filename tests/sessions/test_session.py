@@ -32,7 +32,6 @@ from mlx_websockets.sampling import Sampling
 from mlx_websockets.sessions.frames import MAX_SOURCES_SEEN
 from mlx_websockets.sessions.session import (
     MAX_ROWS,
-    QUESTIONS_BEFORE_A_FRAME,
     Action,
     Cancel,
     DraftMessage,
@@ -74,7 +73,9 @@ def only_event(actions: list[Action]) -> ServerEvent:
 
 def started(session: Session, now: float = 0.0) -> Submit:
     """The submission of the turn that the session starts next."""
-    (action,) = session.start_next(now)
+    turn = session.next_turn()
+    assert turn is not None
+    (action,) = session.start(turn.number, now)
     assert isinstance(action, Submit)
     return action
 
@@ -183,7 +184,7 @@ def test_nothing_starts_where_nothing_waits() -> None:
     session = new_session()
 
     assert not session.wants_to_start
-    assert session.start_next(0.0) == []
+    assert session.next_turn() is None
 
 
 def test_status_and_ping_are_answered_at_once() -> None:
@@ -236,7 +237,7 @@ def test_no_more_turns_of_a_session_run_at_once_than_its_share() -> None:
         started(session)
 
     assert not session.wants_to_start
-    assert session.start_next(0.0) == []
+    assert session.next_turn() is None
     assert (session.waiting, session.running) == (1, MAX_ROWS)
 
 
@@ -319,28 +320,6 @@ def test_a_source_keeps_its_place_in_line_when_its_frame_is_superseded() -> None
 
 def test_a_question_goes_before_the_frames_that_came_earlier() -> None:
     session = new_session()
-    session.receive(frame(), 0.0)
-    session.receive(question(source="me"), 0.0)
-
-    assert [label.source for label in labels_in_order(session)] == ["me", "webcam"]
-
-
-def test_many_questions_do_not_starve_a_frame() -> None:
-    session = new_session()
-    session.receive(frame(), 0.0)
-    for _ in range(QUESTIONS_BEFORE_A_FRAME + 2):
-        session.receive(question(), 0.0)
-
-    order = [label.is_frame for label in labels_in_order(session)]
-
-    assert order == [False] * QUESTIONS_BEFORE_A_FRAME + [True, False, False]
-
-
-def test_questions_asked_while_no_frame_waits_are_not_held_against_the_next_ones() -> None:
-    session = new_session()
-    for _ in range(QUESTIONS_BEFORE_A_FRAME):
-        session.receive(question(), 0.0)
-    labels_in_order(session)
     session.receive(frame(), 0.0)
     session.receive(question(source="me"), 0.0)
 
@@ -1019,3 +998,83 @@ def test_the_views_of_many_sources_make_way_for_each_other() -> None:
 
     assert described(session, 0, source="0") is None
     assert described(session, 0, source="2") == view(2)
+
+
+# --- who steps back, and until when ----------------------------------------------------------------------------
+
+
+def test_a_request_may_step_back_and_no_further_to_the_front() -> None:
+    session = new_session()
+    session.receive(question(id="a", priority="background"), 0.0)
+    session.receive(FrameInput(ask=replace(frame(id="b").ask, priority="interactive")), 0.0)
+    session.receive(question(id="c"), 0.0)
+
+    assert [started(session).priority for _ in range(3)] == ["interactive", "frame", "background"]
+
+
+def test_requests_without_an_id_are_answered_in_their_order_whatever_they_step_back_to() -> None:
+    session = new_session()
+    session.receive(question("first", priority="background"), 0.0)
+    session.receive(question("second"), 0.0)
+
+    assert started(session).messages[-1].text == "first"
+
+
+def test_a_conversation_goes_on_in_its_order_though_a_later_question_has_its_other_lanes_free() -> None:
+    session = new_session()
+    session.receive(question("running", id="a", history=True), 0.0)
+    started(session)
+    session.receive(question("blocked", history=True), 0.0)
+    session.receive(question("after it"), 0.0)
+
+    assert session.next_turn() is None
+
+
+def test_frames_of_a_session_start_in_the_order_in_which_their_sources_came() -> None:
+    session = new_session()
+    session.receive(frame("slot"), 0.0)
+    session.receive(frame("queued", policy="queue"), 1.0)
+    session.receive(frame("slot"), 2.0)
+
+    assert [label.source for label in labels_in_order(session)] == ["slot", "queued"]
+
+
+def test_a_question_that_has_not_begun_by_its_deadline_ends_with_a_code_of_its_own() -> None:
+    session = new_session()
+    session.receive(question(id="a", start_seconds=2.5), 10.0)
+
+    assert (session.next_deadline, session.tick(12.4)) == (12.5, [])
+    problem = only_event(session.tick(12.5))
+
+    assert isinstance(problem, Problem)
+    assert (problem.code, problem.turn.id, problem.retryable, session.waiting) == ("expired", "a", True, 0)
+
+
+def test_a_request_in_the_engine_that_has_not_begun_by_its_deadline_is_taken_back() -> None:
+    session = new_session()
+    session.receive(question(id="a", start_seconds=2.5), 10.0)
+    turn = started(session, 11.0).turn
+
+    cancel, told_of_it = session.tick(12.5)
+
+    assert cancel == Cancel(turn)
+    assert isinstance(told_of_it, Send) and isinstance(told_of_it.event, Problem)
+    assert (told_of_it.event.code, session.running) == ("expired", 0)
+
+
+def test_a_reply_that_has_begun_has_no_deadline_but_the_servers() -> None:
+    session = new_session()
+    session.receive(question(id="a", start_seconds=2.5), 10.0)
+    turn = started(session, 11.0).turn
+    session.update(Started(turn), 12.0)
+
+    assert (session.tick(13.0), session.next_deadline) == ([], 71.0)
+
+
+def test_a_frame_that_has_not_begun_by_its_deadline_is_dropped() -> None:
+    session = new_session()
+    session.receive(FrameInput(ask=replace(frame(id="f").ask, start_seconds=0.1)), 0.0)
+
+    dropped = only_event(session.tick(0.1))
+
+    assert isinstance(dropped, FrameDropped) and dropped.reason == "expired"

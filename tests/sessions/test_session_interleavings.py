@@ -31,7 +31,7 @@ from mlx_websockets.events import (
 )
 from mlx_websockets.generation import Delta, Failed, Finished, Started, Update
 from mlx_websockets.sampling import Sampling
-from mlx_websockets.sessions.session import MAX_ROWS, QUESTIONS_BEFORE_A_FRAME, Action, Cancel, Send, Session, Submit
+from mlx_websockets.sessions.session import MAX_ROWS, Action, Cancel, Send, Session, Submit
 
 MAX_WAITING = 10
 REPLY_SECONDS = 60.0
@@ -81,7 +81,6 @@ class PeerEngineAndClock(RuleBasedStateMachine):
         self.engine: dict[int, Record] = {}  # what runs there; it forgets what ends or is cancelled
         self.talk: list[tuple[str, str]] = []  # the conversation as it should be remembered
         self.is_drained = False
-        self.passed_over = 0  # starts in a row at which a frame that could have started had to wait
         self.names = (f"request {number}" for number in itertools.count())
 
     # --- the peer -----------------------------------------------------------------------
@@ -150,7 +149,8 @@ class PeerEngineAndClock(RuleBasedStateMachine):
     @rule(count=st.sampled_from([1, 2, MAX_ROWS]))
     def has_room(self, count: int) -> None:
         for _ in range(count):
-            self.perform(self.session.start_next(self.now))
+            if (turn := self.session.next_turn()) is not None:
+                self.perform(self.session.start(turn.number, self.now))
 
     @precondition(lambda self: self.engine)
     @rule(data=st.data(), what=st.sampled_from(["delta", "delta", "finished", "failed"]))
@@ -291,10 +291,7 @@ class PeerEngineAndClock(RuleBasedStateMachine):
             taken = [each.name for each in self.records.values() if each.state != "refused" and each.policy]
             same_source = [name for name in taken if self.records[name].ask.source == record.ask.source]
             assert same_source[-1] == record.name, "a frame was looked at though a newer one was there"
-        frames = [each for each in self.in_state("waiting") if each.policy == "latest"]
-        is_passing_over = record not in frames and any(self.busy.isdisjoint(frame.lanes) for frame in frames)
-        self.passed_over = self.passed_over + 1 if is_passing_over else 0
-        assert self.passed_over <= QUESTIONS_BEFORE_A_FRAME, "a frame starves"
+        assert record in self.startable, "it overtook one that came earlier"
         past = self.talk[-32:] if record.ask.history else []
         expected = [text for exchange in past for text in exchange]
         assert [message.text for message in action.messages] == [*expected, record.name]
@@ -324,8 +321,7 @@ class PeerEngineAndClock(RuleBasedStateMachine):
 
     @invariant()
     def a_turn_that_can_start_may_start(self) -> None:
-        can = any(self.busy.isdisjoint(record.lanes) for record in self.in_state("waiting"))
-        assert self.session.wants_to_start == (can and len(self.engine) < MAX_ROWS)
+        assert self.session.wants_to_start == (bool(self.startable) and len(self.engine) < MAX_ROWS)
 
     @invariant()
     def the_next_deadline_is_the_earliest(self) -> None:
@@ -339,6 +335,17 @@ class PeerEngineAndClock(RuleBasedStateMachine):
     @property
     def busy(self) -> set[str]:
         return {lane for record in self.in_state("running") for lane in record.lanes}
+
+    @property
+    def startable(self) -> list[Record]:
+        """What waits and has its lanes free. In line, whoever came earlier has a lane earlier."""
+        taken, free = set(self.busy), []
+        for record in self.in_state("waiting"):
+            if (self.busy if record.policy == "latest" else taken).isdisjoint(record.lanes):
+                free.append(record)
+            if record.policy != "latest":
+                taken |= record.lanes
+        return free
 
     def in_state(self, *states: str) -> list[Record]:
         return [record for record in self.records.values() if record.state in states]

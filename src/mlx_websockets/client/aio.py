@@ -34,6 +34,7 @@ from mlx_websockets.client.pictures import Picture, encode_request
 from mlx_websockets.client.replies import Candidate, Piece, Reply, Result
 from mlx_websockets.client.returning import Journal, waits
 from mlx_websockets.client.watching import watch
+from mlx_websockets.generation import Priority
 from mlx_websockets.protocols import native_schema as wire
 from mlx_websockets.protocols.native_schema import DEFAULT_PROMPT, SETTING_NAMES
 
@@ -145,6 +146,8 @@ class Client:
         history: bool = False,
         stop: Sequence[str] = (),
         response_format: dict[str, Any] | None = None,
+        priority: Priority | None = None,
+        deadline_ms: float | None = None,
         source: str | None = None,
         **settings: Any,
     ) -> Reply:
@@ -161,6 +164,8 @@ class Client:
             history: see what was asked with `history` before on this connection, and be kept with it.
             stop: strings that end the reply and are not part of it.
             response_format: a JSON schema; the reply is JSON that meets it, if its `finish_reason` is "stop".
+            priority: "background" lets everybody else go first.
+            deadline_ms: if it has not begun after so many milliseconds, it fails with the code `expired`.
             source: a name for where the pictures come from.
             settings: for this reply alone, such as `temperature=0` or `max_tokens=50`; see `configure`.
 
@@ -169,7 +174,10 @@ class Client:
             OutboxFull: too many requests wait to be sent.
             TypeError: there is no such setting.
         """
-        options = self._options(model, system, history, stop, response_format, settings)
+        options = self._options(
+            settings, model=model or self._model, system=system, history=history or None, stop=list(stop) or None,
+            response_format=response_format, priority=priority, deadline_ms=deadline_ms,
+        )  # fmt: skip
         if not images:
             message = wire.TextInput(content=text, context=context, **options)
             return self._request(Reply(options["id"], self.cancel), _text(message))
@@ -192,6 +200,8 @@ class Client:
         history: bool = False,
         stop: Sequence[str] = (),
         response_format: dict[str, Any] | None = None,
+        priority: Priority | None = None,
+        deadline_ms: float | None = None,
         **settings: Any,
     ) -> Reply:
         """Show one picture of a running stream. Its `Result` may say that it was `dropped`.
@@ -208,7 +218,10 @@ class Client:
 
         The rest, and what is raised, is as in `ask`.
         """
-        options = self._options(model, system, history, stop, response_format, settings)
+        options = self._options(
+            settings, model=model or self._model, system=system, history=history or None, stop=list(stop) or None,
+            response_format=response_format, priority=priority, deadline_ms=deadline_ms,
+        )  # fmt: skip
         frame = wire.VideoFrame(
             prompt=prompt,
             source=source,
@@ -319,23 +332,11 @@ class Client:
 
     # --- requests -----------------------------------------------------------------------
 
-    def _options(
-        self,
-        model: str | None,
-        system: str | None,
-        history: bool,
-        stop: Sequence[str],
-        response_format: dict[str, Any] | None,
-        settings: dict[str, Any],
-    ) -> dict[str, Any]:
+    def _options(self, settings: dict[str, Any], **fields: Any) -> dict[str, Any]:
         return {
             "id": f"q{next(self._numbers)}",
-            "model": model or self._model,
-            "system": system,
-            "history": history or None,
-            "stop": list(stop) or None,
-            "response_format": response_format,
             "config": _settings(settings) if settings else None,
+            **fields,
         }
 
     def _request(self, reply: Reply, message: str | Callable[[], str | bytes]) -> Reply:

@@ -37,6 +37,9 @@ __all__ = ["SUBPROTOCOL", "NativeProtocol", "encode_binary_media"]
 LEAST_LOGPROB = -9999.0
 """What the logarithm of the probability 0 is told as."""
 
+MAX_DEADLINE_MS = 86_400_000
+"""A day; the server gives up much sooner."""
+
 MAX_SETTINGS_LENGTH = 16 * 1024
 """Longest message that is searched for numbers which JSON lacks."""
 
@@ -376,10 +379,14 @@ KINDS = {
 }
 
 
+WORDS = {"policy": '"latest" or "queue"', "priority": '"interactive", "frame" or "background"'}
+"""Fields that take only certain words."""
+
+
 def _wrong_value(what: str, path: str) -> str:
     field = path.rpartition(".")[2]
-    if field == "policy":
-        return '`policy` must be "latest" or "queue".'
+    if field in WORDS:
+        return f"`{field}` must be {WORDS[field]}."
     if kinds := re.fullmatch(r"Expected `([\w |]+)`(?:, got `(\w+)`)?", what):
         wanted = [KINDS.get(kind, kind) for kind in kinds[1].split(" | ") if kind != "null"]
         got = f", got {KINDS.get(kinds[2], kinds[2])}" if kinds[2] else ""
@@ -508,7 +515,18 @@ def _options(message: wire.Request) -> dict[str, Any]:
         "json_schema": json_schema(message.response_format),
         "system": message.system,
         "model": _short(message.model, "model"),
+        "priority": message.priority or "interactive",
+        "start_seconds": _start_seconds(message.deadline_ms),
     }
+
+
+def _start_seconds(deadline_ms: float | None) -> float | None:
+    if deadline_ms is None:
+        return None
+    if not 0 < deadline_ms <= MAX_DEADLINE_MS:
+        reason = f"`deadline_ms` is more than 0 and at most {MAX_DEADLINE_MS}, got {deadline_ms:g}."
+        raise InvalidMessage(reason, "$.deadline_ms")
+    return deadline_ms / 1000
 
 
 def _stop(strings: list[str]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Struct
 
-from mlx_websockets.generation import Usage
+from mlx_websockets.generation import Priority, Usage
 from mlx_websockets.sampling import NULLABLE
 
 SUBPROTOCOL = "mlx-websockets.v2.json"
@@ -38,6 +38,8 @@ FEATURES = (
     "candidates",
     "logprobs",
     "unchanged_frames",
+    "priority",
+    "deadline",
     "response_format",
 )
 """What `hello` lists: the optional parts that this implementation has."""
@@ -115,6 +117,8 @@ class Request(Message, frozen=True, kw_only=True, omit_defaults=True):
     system: str | None = None
     response_format: Any = None
     model: str | None = None
+    priority: Priority | None = None
+    deadline_ms: float | None = None
 
 
 class TextInput(Request, frozen=True, kw_only=True, omit_defaults=True, tag="text_input"):

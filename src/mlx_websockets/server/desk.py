@@ -226,9 +226,9 @@ class Desk:
 
     # --- what the floor says ----------------------------------------------------------
 
-    def start_next(self) -> None:
-        """Start the session's next turn."""
-        self._act(lambda now: self.session.start_next(now, self._house.floor.has_room))
+    def start(self, turn: int) -> None:
+        """Start a turn of the session."""
+        self._act(lambda now: self.session.start(turn, now))
 
     def drain(self, seconds: float, farewell: Farewell) -> None:
         """Tell the peer that the server ends; what runs has so long to finish."""
@@ -494,7 +494,9 @@ def _request(draft: Submit) -> GenerationRequest:
         ChatMessage(message.role, message.text, open_images(message.images))  # type: ignore[arg-type]
         for message in draft.messages
     )
-    return GenerationRequest(id=draft.turn, messages=messages, choice=draft.choice, droppable=draft.droppable)
+    return GenerationRequest(
+        id=draft.turn, messages=messages, choice=draft.choice, droppable=draft.droppable, priority=draft.priority
+    )
 
 
 def _cannot_see(model: str) -> str:

@@ -79,8 +79,8 @@ class Guest(Protocol):
     @property
     def is_connected(self) -> bool: ...
 
-    def start_next(self) -> None:
-        """Start the session's next turn. Must not raise, nor leave the session as it was."""
+    def start(self, turn: int) -> None:
+        """Start this turn of the session. Must not raise, nor leave the session as it was."""
         ...
 
     def drain(self, seconds: float, farewell: Farewell) -> None:
@@ -133,8 +133,8 @@ class Floor:
             return  # a reply that came at once; the loop below looks again
         self._is_advancing = True
         try:
-            while (name := self._registry.next_to_start(self._engine.rows, self.has_room)) is not None:
-                self._guests[name].start_next()
+            while (start := self._registry.next_to_start(self._engine.rows, self.has_room)) is not None:
+                self._guests[start.name].start(start.turn)
             self._wake_models()
         finally:
             self._is_advancing = False

@@ -6,7 +6,7 @@ is an argument, in seconds of a monotonic clock. Two rules hold it together:
 - every accepted request ends in exactly one terminal event (`ReplyFinished`, `Problem` with
   its label, `FrameDropped`), because a turn is told of its end where it is forgotten, and no
   other `Problem` carries the id of a turn that has not ended;
-- a turn starts only when `start_next` is called, so a waiting frame can be superseded up to
+- a turn starts only when `start` is called, so a waiting frame can be superseded up to
   the moment when the engine really has room for it.
 """
 
@@ -38,7 +38,7 @@ from mlx_websockets.events import (
     TurnLabel,
     Unreadable,
 )
-from mlx_websockets.generation import Choice, Delta, Failed, Finished, Started, Update
+from mlx_websockets.generation import Choice, Delta, Failed, Finished, Priority, Started, Update
 from mlx_websockets.likeness import View
 from mlx_websockets.sampling import Sampling
 from mlx_websockets.sessions.conversation import MAX_PICTURES, Conversation, Exchange
@@ -47,9 +47,6 @@ from mlx_websockets.sessions.turns import Turn
 
 MAX_ROWS = 16
 """Rows of the engine that one session may have at once."""
-
-QUESTIONS_BEFORE_A_FRAME = 4
-"""Questions go first, but after so many in a row a waiting frame has its turn."""
 
 MAX_TRANSIT_SECONDS = 60.0
 """A frame that claims to have travelled longer has a clock that we don't believe."""
@@ -84,6 +81,7 @@ class Submit:
     choice: Choice
     droppable: int = 0
     model: str | None = None
+    priority: Priority = "interactive"
     unchanged_threshold: float = 0.0
     view_before: View | None = None
 
@@ -150,7 +148,6 @@ class Session:
         self._queue: list[Turn] = []  # questions and "queue" frames, oldest first
         self._slots = FrameSlots()
         self._views = LastViews()
-        self._starts_past_frames = 0  # in a row, while frames waited in their slots
         self._refusal: tuple[str, str] | None = None  # code and reason, once nothing new is taken
         self._running: dict[int, Turn] = {}
         self._conversation = Conversation()
@@ -234,14 +231,10 @@ class Session:
             return [Send(FrameDropped(ended.label, "decode_error"))]
         return [Send(Problem(message=error.reason, code=error.code, turn=ended.label, path=error.path))]
 
-    def start_next(self, now: float, has_room: HasRoom = _everywhere) -> list[Action]:
-        """Start the turn whose time has come. Call when the engine has room and one `can_start`."""
-        turn = self._next(has_room)
-        if turn is None:
-            return []
-        is_from_queue = turn in self._queue
+    def start(self, turn_number: int, now: float) -> list[Action]:
+        """Start a turn that waits, one that `next_turn` has named."""
+        turn = next(turn for turn in (*self._queue, *self._slots) if turn.number == turn_number)
         self._forget(turn)
-        self._starts_past_frames = self._starts_past_frames + 1 if is_from_queue and self._slots else 0
         turn.submitted_at = now
         self._running[turn.number] = turn
         return [self._submission(turn)]
@@ -265,11 +258,25 @@ class Session:
     @property
     def wants_to_start(self) -> bool:
         """A turn waits that could run now, if its model has room."""
-        return self.can_start(_everywhere)
+        return self.next_turn() is not None
 
-    def can_start(self, has_room: HasRoom) -> bool:
-        """A turn waits that could run now, on a model that has room for it."""
-        return self._next(has_room) is not None
+    def next_turn(self, has_room: HasRoom = _everywhere, priority: Priority | None = None) -> Turn | None:
+        """The first turn in line, of this class or of any, that may start: its lanes and its model have room."""
+        in_line = sorted(self.unblocked, key=lambda turn: turn.place)
+        fitting = (turn for turn in in_line if priority in (None, turn.priority))
+        return next((turn for turn in fitting if has_room(turn.ask.model, turn.rows)), None)
+
+    @property
+    def unblocked(self) -> list[Turn]:
+        """The waiting turns whose lanes are free. Those that wait in line use a lane in the order they came."""
+        running = {lane for turn in self._running.values() for lane in turn.lanes}
+        busy, rows_left, free = set(running), MAX_ROWS - self.rows, []
+        for turn in self._queue:
+            if busy.isdisjoint(turn.lanes):
+                free.append(turn)
+            busy |= turn.lanes
+        free += [frame for frame in self._slots if running.isdisjoint(frame.lanes)]
+        return [turn for turn in free if turn.rows <= rows_left]
 
     @property
     def awaited_models(self) -> set[str | None]:
@@ -327,6 +334,8 @@ class Session:
             return [Send(FrameDropped(label, "processing_queue_full"))]
         if frame.policy == "latest":
             superseded = self._slots.offer(turn)
+            if superseded is not None:
+                turn.in_line_since = superseded.in_line_since
         else:  # waits in line, but it is newer than the source's frame in the slot all the same
             superseded = self._slots.take(label.source)
             self._queue.append(turn)
@@ -384,17 +393,6 @@ class Session:
 
     # --- turns ------------------------------------------------------------------------
 
-    def _next(self, has_room: HasRoom) -> Turn | None:
-        """The waiting turn to run now: the first, questions before frames, whose lanes and model are free."""
-        rows_left = MAX_ROWS - self.rows
-        busy = {lane for turn in self._running.values() for lane in turn.lanes}
-        if self._starts_past_frames < QUESTIONS_BEFORE_A_FRAME:
-            waiting = [*self._queue, *self._slots]
-        else:
-            waiting = [*self._slots, *self._queue]
-        ready = (turn for turn in waiting if busy.isdisjoint(turn.lanes) and turn.rows <= rows_left)
-        return next((turn for turn in ready if has_room(turn.ask.model, turn.rows)), None)
-
     def _submission(self, turn: Turn) -> Submit:
         ask, sampling = turn.ask, turn.sampling
         messages: list[DraftMessage] = []
@@ -420,6 +418,7 @@ class Session:
         )
         threshold = sampling.unchanged_threshold if turn.label.is_frame else 0.0
         return Submit(
+            priority=turn.priority,
             unchanged_threshold=threshold,
             view_before=self._views.before(turn) if threshold else None,
             turn=turn.number,
@@ -479,10 +478,16 @@ class Session:
 
     def _deadline(self, turn: Turn) -> float:
         if turn.submitted_at is None:
-            return turn.arrived_at + self._waiting_seconds
-        return turn.submitted_at + self._reply_seconds
+            deadline = turn.arrived_at + self._waiting_seconds
+        else:
+            deadline = turn.submitted_at + self._reply_seconds
+        if turn.started_at is None and turn.expires_at is not None:
+            return min(deadline, turn.expires_at)
+        return deadline
 
     def _expire(self, turn: Turn, now: float) -> list[Action]:
+        if turn.started_at is None and turn.expires_at is not None and now >= turn.expires_at:
+            return self._give_up_late(turn)
         if turn.submitted_at is not None:
             return [Cancel(turn.number), *self._finish(turn, Finished(turn.number, "timeout"), now)]
         self._forget(turn)
@@ -490,6 +495,15 @@ class Session:
             return [Send(FrameDropped(turn.label, "expired"))]
         message = f"The model had no time for this within {self._waiting_seconds:g} seconds. Ask again later."
         return [Send(Problem(message=message, code="waited_too_long", turn=turn.label, retryable=True))]
+
+    def _give_up_late(self, turn: Turn) -> list[Action]:
+        """End a turn that has not begun by the time that its peer named."""
+        cancel: list[Action] = [Cancel(turn.number)] if turn.number in self._running else []
+        self._forget(turn)
+        if turn.label.is_frame:
+            return [*cancel, Send(FrameDropped(turn.label, "expired"))]
+        message = f"It had not begun after {turn.ask.start_seconds:g} seconds, which is all that its deadline gave it."
+        return [*cancel, Send(Problem(message=message, code="expired", turn=turn.label, retryable=True))]
 
     def _all_turns(self) -> list[Turn]:
         return [*self._running.values(), *self._queue, *self._slots]

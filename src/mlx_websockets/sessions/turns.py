@@ -10,8 +10,10 @@ That is the whole of the invariant: every accepted request ends exactly once.
 from dataclasses import dataclass, field
 
 from mlx_websockets.events import Ask, TurnLabel
+from mlx_websockets.generation import Priority
 from mlx_websockets.likeness import View
 from mlx_websockets.sampling import Sampling
+from mlx_websockets.sessions.precedence import CLASSES, later_of
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -23,6 +25,7 @@ class Turn:
         label: what identifies it to the peer.
         ask: what was asked.
         sampling: settled when the turn arrived; later `config` messages don't touch it.
+        in_line_since: when it arrived, or the frame did whose place it took.
         arrived_at, submitted_at, started_at: seconds of a monotonic clock; the engine got
             it (with pictures to be opened first), and began on it.
         captured_at: a frame's capture time, on the same clock.
@@ -37,6 +40,7 @@ class Turn:
     ask: Ask
     sampling: Sampling
     arrived_at: float
+    in_line_since: float = field(init=False)
     captured_at: float | None = None
     submitted_at: float | None = None
     started_at: float | None = None
@@ -47,6 +51,17 @@ class Turn:
 
     def __post_init__(self) -> None:
         self.replies = [[] for _ in range(self.rows)]
+        self.in_line_since = self.arrived_at
+
+    @property
+    def priority(self) -> Priority:
+        """Its class: that of its kind, unless it stepped back further."""
+        return later_of("frame" if self.label.is_frame else "interactive", self.ask.priority)
+
+    @property
+    def expires_at(self) -> float | None:
+        """When it is too late to begin; None: it is for the session to say."""
+        return None if self.ask.start_seconds is None else self.arrived_at + self.ask.start_seconds
 
     @property
     def rows(self) -> int:
@@ -69,6 +84,11 @@ class Turn:
         if self.ask.history:
             lanes.append("conversation")
         return frozenset(lanes)
+
+    @property
+    def place(self) -> tuple[int, float]:
+        """Where it stands among the turns of its session: by class, then by age."""
+        return CLASSES.index(self.priority), self.in_line_since
 
     @property
     def texts(self) -> list[str]:

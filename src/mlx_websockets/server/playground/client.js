@@ -296,8 +296,9 @@ export class Client extends EventTarget {
   #request(message, pictures = []) {
     const id = `q${++this.#numbers}`;
     const reply = new Reply(id, (each) => this.cancel({ id: each }));
-    const { responseFormat, ...rest } = message;
-    const header = { ...(this.#model ? { model: this.#model } : {}), ...rest, response_format: responseFormat, id };
+    const { responseFormat, deadlineMs, ...rest } = message;
+    const renamed = { response_format: responseFormat, deadline_ms: deadlineMs };
+    const header = { ...(this.#model ? { model: this.#model } : {}), ...rest, ...renamed, id };
     this.#put(id, () => (pictures.length ? withPictures(header, pictures) : JSON.stringify(header)));
     this.#replies.set(id, reply);
     return reply;
