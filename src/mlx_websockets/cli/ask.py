@@ -8,22 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from mlx_websockets.cli.console import Console, print_json
-from mlx_websockets.cli.flags import AsJson
-from mlx_websockets.cli.reach import (
-    MaxTokens,
-    Model,
-    Reach,
-    Seed,
-    System,
-    Temperature,
-    TokenFile,
-    Url,
-    failures_told,
-    given,
-    pictures_of,
-    plain_result,
-    reach,
-)
+from mlx_websockets.cli.flags import AsJson, takes
+from mlx_websockets.cli.reach import Asking, Reach, failures_told, given, pictures_of, plain_result
 from mlx_websockets.client import Result, SyncReply, connect_sync
 from mlx_websockets.errors import StartError, UsageError
 from mlx_websockets.protocols.native_schema import DEFAULT_PROMPT
@@ -43,20 +29,15 @@ Schema = Annotated[
 ]
 
 
+@takes(Asking)
 def ask(
+    asking: Asking,
     question: Annotated[
         str | None, typer.Argument(metavar="QUESTION", help="The question; `-` or none reads standard input.")
     ] = None,
     images: Images = None,
-    url: Url = None,
-    token_file: TokenFile = None,
-    model: Model = None,
-    system: System = None,
     stops: Stops = None,
     schema: Schema = None,
-    max_tokens: MaxTokens = None,
-    temperature: Temperature = None,
-    seed: Seed = None,
     candidates: Annotated[
         int | None, typer.Option(metavar="INT", help="So many replies, each with chances of its own; at most 8.")
     ] = None,
@@ -72,12 +53,17 @@ def ask(
     """
     pictures = pictures_of(images or [])
     response_format = _schema(schema)
-    where = reach(url, token_file)
+    where = asking.reach()
     asked = _question(question, has_pictures=bool(pictures))
-    settings = given(max_tokens=max_tokens, temperature=temperature, seed=seed, candidate_count=candidates)
+    settings = asking.settings | given(candidate_count=candidates)
     # Without coming back: a question that was interrupted is better asked again than waited for.
     with failures_told(where), connect_sync(where.url, token=where.token, reconnect=False) as mlx:
-        options = {"model": model, "system": system, "stop": stops or [], "response_format": response_format}
+        options = {
+            "model": asking.model,
+            "system": asking.system,
+            "stop": stops or [],
+            "response_format": response_format,
+        }
         reply = mlx.ask(asked, images=pictures, **options, **settings)
         result = reply.result() if as_json else show(Console(sys.stdout), reply)
     if as_json:

@@ -15,9 +15,9 @@ from typing import Annotated, Any
 import typer
 
 from mlx_websockets.cli.console import Console, print_json
-from mlx_websockets.cli.flags import AsJson
+from mlx_websockets.cli.flags import AsJson, takes
 from mlx_websockets.cli.moving import SCENE_SECONDS, scene
-from mlx_websockets.cli.reach import Model, Reach, TokenFile, Url, failures_told, reach
+from mlx_websockets.cli.reach import Reach, Whom, failures_told
 from mlx_websockets.client import Client, connect
 from mlx_websockets.errors import UsageError
 
@@ -26,10 +26,9 @@ ROUNDS = 3
 """How often each peer asks."""
 
 
+@takes(Whom)
 def bench(
-    url: Url = None,
-    token_file: TokenFile = None,
-    model: Model = None,
+    whom: Whom,
     clients: Annotated[int, typer.Option(metavar="INT", help="Peers that ask at once.")] = 8,
     tokens: Annotated[int, typer.Option(metavar="INT", help="Greatest length of a reply.")] = 64,
     prompt: Annotated[str, typer.Option(metavar="TEXT", help="What they ask.")] = PROMPT,
@@ -48,8 +47,8 @@ def bench(
         raise UsageError(
             "--clients is from 1 to 1000, --tokens from 1, --images from 0 to 8.", "mlx bench --clients 8 --tokens 64"
         )
-    where = reach(url, token_file)
-    load = Load(prompt, tokens, images, model)
+    where = whom.reach()
+    load = Load(prompt, tokens, images, whom.model)
     console = Console(sys.stderr if as_json else sys.stdout)
     with failures_told(where):
         measured = asyncio.run(_measure(where, load, clients, console))

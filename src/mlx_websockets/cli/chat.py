@@ -13,20 +13,8 @@ from typing import Any
 
 from mlx_websockets.cli.ask import show
 from mlx_websockets.cli.console import Console
-from mlx_websockets.cli.reach import (
-    MaxTokens,
-    Model,
-    Reach,
-    Seed,
-    System,
-    Temperature,
-    TokenFile,
-    Url,
-    failures_told,
-    given,
-    pictures_of,
-    reach,
-)
+from mlx_websockets.cli.flags import takes
+from mlx_websockets.cli.reach import Asking, Reach, failures_told, pictures_of
 from mlx_websockets.client import Result, SyncClient, connect_sync
 from mlx_websockets.errors import ModelNotFound, NotRunning, StartError, UsageError
 from mlx_websockets.protocols.native_schema import DEFAULT_PROMPT, SETTING_NAMES
@@ -34,15 +22,8 @@ from mlx_websockets.protocols.native_schema import DEFAULT_PROMPT, SETTING_NAMES
 PROMPT = ">>> "
 
 
-def chat(
-    url: Url = None,
-    token_file: TokenFile = None,
-    model: Model = None,
-    system: System = None,
-    max_tokens: MaxTokens = None,
-    temperature: Temperature = None,
-    seed: Seed = None,
-) -> None:
+@takes(Asking)
+def chat(asking: Asking) -> None:
     """Talk until /bye.
 
     Raises:
@@ -50,10 +31,10 @@ def chat(
         ModelNotFound: it has no such model.
         StartError: the connection is lost; in a pipe, also what a line asked for did not work.
     """
-    where = reach(url, token_file)
+    where = asking.reach()
     is_typed = sys.stdin.isatty() and sys.stdout.isatty()
-    with failures_told(where), Chat(where, system, model, is_typed=is_typed) as talk:
-        talk.configure(given(max_tokens=max_tokens, temperature=temperature, seed=seed))
+    with failures_told(where), Chat(where, asking.system, asking.model, is_typed=is_typed) as talk:
+        talk.configure(asking.settings)
         if is_typed:
             import readline  # noqa: F401 - input() edits its line with it
 

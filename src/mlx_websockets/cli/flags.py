@@ -39,6 +39,27 @@ def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
     return with_settings
 
 
+def takes(kind: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Let typer see a flag for each field of a dataclass, and hand the command such an object as its first argument."""
+    types = typing.get_type_hints(kind, include_extras=True)
+    shared = [
+        inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=types[each.name])
+        for each in dataclasses.fields(kind)
+    ]
+
+    def decorated(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def with_kind(**values: Any) -> None:
+            command(kind(**{each.name: values.pop(each.name) for each in shared}), **values)
+
+        _, *own = inspect.signature(command).parameters.values()
+        own = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own]
+        with_kind.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
+        return with_kind
+
+    return decorated
+
+
 def flag_of(name: str) -> str:
     """`--auto-port` for `auto_port`."""
     return "--" + name.replace("_", "-")

@@ -22,7 +22,7 @@ URL_VARIABLE = "MLX_WS_URL"
 DEFAULT_URL = "ws://localhost:8765"
 START_ONE = "mlx serve, or `mlx serve --model demo` for a small model"
 
-SCHEMES = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
+SCHEMES = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss", "mlx": "mlx"}
 
 Url = Annotated[
     str | None,
@@ -48,6 +48,34 @@ class Reach:
 
     url: str
     token: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Whom:
+    """What flags say of whom to ask."""
+
+    url: Url = None
+    token_file: TokenFile = None
+    model: Model = None
+
+    def reach(self) -> Reach:
+        """See `reach`."""
+        return reach(self.url, self.token_file)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asking(Whom):
+    """What flags say of whom to ask, and how it should answer."""
+
+    system: System = None
+    max_tokens: MaxTokens = None
+    temperature: Temperature = None
+    seed: Seed = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Those of `configure` that were given."""
+        return given(max_tokens=self.max_tokens, temperature=self.temperature, seed=self.seed)
 
 
 def reach(url: str | None = None, token_file: str | None = None, environment: Mapping[str, str] = os.environ) -> Reach:

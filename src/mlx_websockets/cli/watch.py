@@ -14,9 +14,9 @@ import typer
 
 from mlx_websockets.cli import moving
 from mlx_websockets.cli.console import Console
-from mlx_websockets.cli.flags import AsJson
+from mlx_websockets.cli.flags import AsJson, takes
 from mlx_websockets.cli.moving import Shot
-from mlx_websockets.cli.reach import MaxTokens, Model, Reach, TokenFile, Url, failures_told, given, plain_result, reach
+from mlx_websockets.cli.reach import MaxTokens, Reach, Whom, failures_told, given, plain_result
 from mlx_websockets.client import Client, Result, connect
 from mlx_websockets.errors import UsageError
 from mlx_websockets.protocols.native_schema import DEFAULT_PROMPT
@@ -28,7 +28,9 @@ MAX_SHOTS_KEPT = 64
 """Shots whose description may still come; of older ones it is no longer known when they were taken."""
 
 
+@takes(Whom)
 def watch(
+    whom: Whom,
     demo: Annotated[bool, typer.Option("--demo", metavar="", help="Watch scenes that are drawn here.")] = False,
     file: Annotated[str | None, typer.Option(metavar="FILE", help="Watch a video.")] = None,
     camera: Annotated[int | None, typer.Option(metavar="N", help="Watch a camera; the first is 0.")] = None,
@@ -44,10 +46,7 @@ def watch(
         ),
     ] = False,
     count: Annotated[int | None, typer.Option(metavar="INT", help="Stop after so many lines.")] = None,
-    model: Model = None,
     max_tokens: MaxTokens = None,
-    url: Url = None,
-    token_file: TokenFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Print what a model says of a stream, until it ends or Ctrl-C.
@@ -61,10 +60,10 @@ def watch(
     if not 0.02 <= every <= 3600 or (count is not None and count < 1):
         raise UsageError("--every is between 0.02 and 3600 seconds, and --count at least 1.", "mlx watch --demo")
     source, shots = _stream(every, demo=demo, file=file, camera=camera, screen=screen)
-    where = reach(url, token_file)
+    where = whom.reach()
     view = View(Console(sys.stdout), source, only_changes=only_changes, as_json=as_json)
     threshold = UNCHANGED_THRESHOLD if only_changes else None
-    options = given(model=model, max_tokens=max_tokens, unchanged_threshold=threshold)
+    options = given(model=whom.model, max_tokens=max_tokens, unchanged_threshold=threshold)
     stream = Stream(source, shots, prompt, options, is_live=file is None)
     with failures_told(where), contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_show(where, stream, view, count))
