@@ -176,6 +176,8 @@ def test_the_server_on_record_is_found(tmp_path):
         assert reach(environment=environment).url == "ws://localhost:8123"
         assert reach("gpu.lan:8000", environment=environment).url == "ws://gpu.lan:8000"
         assert reach("https://gpu.lan", environment=environment).url == "wss://gpu.lan"
+        assert reach("mlx://studio", environment=environment).url == "mlx://studio"
+        assert reach("mlx://", environment=environment).url == "mlx://"
         with on_record(tmp_path, port=8124), pytest.raises(UsageError, match="2 servers are running"):
             reach(environment=environment)
     with on_record(tmp_path, port=8123, state="loading"), pytest.raises(NotRunning, match="still being loaded"):

@@ -158,7 +158,7 @@ def _checked(url: str) -> str:
     scheme, separator, rest = url.partition("://")
     if not separator:
         scheme, rest = "ws", url
-    if scheme not in SCHEMES or not rest.strip("/"):
+    if scheme not in SCHEMES or not (rest.strip("/") or scheme == "mlx"):
         raise UsageError(f"{url} is no address of a server.", f"It looks like {DEFAULT_URL}.")
     return f"{SCHEMES[scheme]}://{rest}"
 
@@ -197,4 +197,6 @@ def _not_connected(where: Reach, error: CannotConnect) -> StartError:
             f"{where.url} has a certificate that this machine does not know.",
             "On the server, `mlx cert` shows it. Name a copy of it here in SSL_CERT_FILE.",
         )
+    if where.url.startswith("mlx://"):
+        return NotRunning(str(error), "`mlx serve --mdns` there announces one, and the log says under which name.")
     return NotRunning(f"No server answers at {where.url}.", f"Start one: {START_ONE}")
