@@ -87,6 +87,8 @@ def test_a_background_server_is_started_shown_restarted_and_stopped(mlx, flags):
     assert server["connections"] == 0
     assert server["tokens_per_second"] == 0
     assert server["memory_bytes"] > 10_000_000
+    assert server["model_memory_bytes"].keys() == {"active", "cached", "peak", "resident", "kept"}
+    assert re.search(r"Of the model: .* active, .* kept, ", mlx("status").stdout)
     assert f"ws://localhost:{server['port']}" in mlx("status").stdout
     assert str(server["pid"]) in mlx("ps").stdout.splitlines()[1]
     assert "✓ Model loaded" in mlx("background", "logs").stdout

@@ -197,7 +197,7 @@ def test_a_server_that_does_not_answer_is_shown_without_what_it_would_have_said(
     (vitals,) = vitals_of(records, [record])
 
     assert vitals.memory_bytes > 1_000_000
-    assert (vitals.connections, vitals.tokens_per_second) == (None, None)
+    assert (vitals.connections, vitals.tokens_per_second, vitals.model_memory) == (None, None, None)
 
 
 def test_another_program_that_answers_on_the_port_is_not_believed(records, bystander):

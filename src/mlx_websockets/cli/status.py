@@ -62,6 +62,12 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes else f"{int(seconds)} s"
 
 
+def memory_by_kind(memory: dict[str, int]) -> str:
+    """What a model's process does with its memory, for a person."""
+    said = [f"{size(memory[kind])} {kind}" for kind in ("active", "kept", "cached", "resident") if kind in memory]
+    return ", ".join(said) or "-"
+
+
 def _show_details(console: Console, vitals: Vitals) -> None:
     record = vitals.record
     is_ready = record.state == "ready"
@@ -72,6 +78,7 @@ def _show_details(console: Console, vitals: Vitals) -> None:
         *([("Encrypted", f"port {record.tls_port}")] if record.tls_port is not None else []),
         ("PID", str(record.pid)),
         ("Memory", _said(vitals.memory_bytes, size)),
+        ("Of the model", _said(vitals.model_memory, memory_by_kind)),
         ("Running for", duration(vitals.uptime_seconds)),
         ("Connections", _said(vitals.connections, str)),
         ("Tokens/s now", _said(vitals.tokens_per_second, "{:.1f}".format)),
@@ -104,6 +111,7 @@ def _plain(vitals: Vitals) -> dict[str, Any]:
         **msgspec.to_builtins(vitals.record),
         "uptime_seconds": round(vitals.uptime_seconds, 3),
         "memory_bytes": vitals.memory_bytes,
+        "model_memory_bytes": vitals.model_memory,
         "connections": vitals.connections,
         "tokens_per_second": vitals.tokens_per_second,
     }

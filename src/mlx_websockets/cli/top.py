@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from mlx_websockets.cli.choice import Choice, choose
-from mlx_websockets.cli.console import Console, print_json, size
+from mlx_websockets.cli.console import Console, print_json
 from mlx_websockets.cli.flags import AsJson, Id, Port
-from mlx_websockets.cli.status import duration
+from mlx_websockets.cli.status import duration, memory_by_kind
 from mlx_websockets.daemon.readings import Address, Reading, quantile, read
 from mlx_websockets.daemon.records import Records
 from mlx_websockets.daemon.vitals import where_to_ask
@@ -71,7 +71,7 @@ def rows(now: Reading, before: Reading | None = None) -> list[Row]:
         ("Tokens/s now", f"{now.tokens_per_second:.1f}"),
         *waits,
         ("Frames dropped", _drops(now.drops)),
-        ("Memory", _memory(now.memory)),
+        ("Memory", memory_by_kind(now.memory)),
     ]
 
 
@@ -152,8 +152,3 @@ def _ms(seconds: float | None) -> float | None:
 
 def _drops(drops: dict[str, int]) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in sorted(drops.items()) if count) or "none"
-
-
-def _memory(memory: dict[str, int]) -> str:
-    said = [f"{size(memory[kind])} {kind}" for kind in ("active", "kept", "cached", "resident") if kind in memory]
-    return ", ".join(said) or "-"

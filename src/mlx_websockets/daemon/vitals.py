@@ -29,6 +29,7 @@ class Vitals:
     Attributes:
         memory_bytes: resident, of the server and its worker.
         tokens_per_second: over all connections, during the last second or so.
+        model_memory: bytes of the model's process by kind: active, cached, peak, resident, kept.
     """
 
     record: Record
@@ -36,6 +37,7 @@ class Vitals:
     memory_bytes: int | None = None
     connections: int | None = None
     tokens_per_second: float | None = None
+    model_memory: dict[str, int] | None = None
 
 
 def vitals_of(records: Records, chosen: Sequence[Record]) -> list[Vitals]:
@@ -62,13 +64,26 @@ def _vitals(record: Record, memory: int | None, answer: Any) -> Vitals:
         memory_bytes=memory,
         connections=_number(answer, "queue", "connections"),
         tokens_per_second=_number(answer, "engine", "tokens_per_second"),
+        model_memory=_model_memory(answer),
     )
 
 
+def _model_memory(answer: Any) -> dict[str, int] | None:
+    memory = _at(answer, "engine", "memory")
+    if not isinstance(memory, dict):
+        return None
+    return {str(kind): int(count) for kind, count in memory.items() if isinstance(count, int | float)}
+
+
 def _number(answer: Any, *path: str) -> Any:
+    found = _at(answer, *path)
+    return found if isinstance(found, int | float) else None
+
+
+def _at(answer: Any, *path: str) -> Any:
     for name in path:
         answer = answer.get(name) if isinstance(answer, dict) else None
-    return answer if isinstance(answer, int | float) else None
+    return answer
 
 
 def _memory(records: Records, record: Record) -> int | None:
