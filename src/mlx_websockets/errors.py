@@ -71,12 +71,13 @@ class Refused(PeerError):
 
 
 class EngineError(MLXWebSocketsError):
-    """A request failed on the model's side. `retryable` says whether asking again may help."""
+    """A request failed on the model's side. `retryable` says whether asking again may help, and after how long."""
 
-    def __init__(self, code: str, reason: str, *, retryable: bool = False) -> None:
+    def __init__(self, code: str, reason: str, *, retryable: bool = False, retry_after_ms: int | None = None) -> None:
         super().__init__(reason)
         self.code = code
         self.retryable = retryable
+        self.retry_after_ms = retry_after_ms
 
 
 class StartError(MLXWebSocketsError):

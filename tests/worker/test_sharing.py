@@ -12,7 +12,9 @@ from mlx_vlm.models.llama import Model, ModelConfig
 
 from mlx_websockets.engine.worker.batcher import Batcher
 from mlx_websockets.engine.worker.prefixes import KeptPrefixes
+from mlx_websockets.engine.worker.room import LEAST_MARGIN_BYTES, Room
 from mlx_websockets.engine.worker.sequence import Prompt
+from mlx_websockets.errors import EngineError
 from mlx_websockets.generation import Choice
 
 SYSTEM = list(range(10, 40))
@@ -182,6 +184,32 @@ def test_log_probabilities_are_the_model_s_own_for_those_who_asked(model: Any):
     assert [len(token.top) for token in asked] == [2, 2, 2]
     assert all(token.top[0] == (token.token, pytest.approx(token.logprob)) for token in asked)
     assert all(token.logprob is None and not token.top for token in tokens if token.request == 1)
+
+
+def test_there_is_room_until_what_all_may_grow_to_does_not_fit(model: Any):
+    kept = KeptPrefixes(10**8)
+    batcher = Batcher(model, lambda token: False, rows=16, prefill_chunk=64, kept=kept)
+    replies(model, batcher, [SYSTEM])
+    bytes_of_a_token = batcher.growth_bytes(1, 1)
+    free = LEAST_MARGIN_BYTES + 250 * bytes_of_a_token
+    room = Room(lambda: free - kept.nbytes, device_bytes=0, kept=kept)
+
+    room.check(batcher, tokens=100, rows=2)
+    assert len(kept) == 1
+    room.check(batcher, tokens=250, rows=1)
+    assert len(kept) == 0, "what is kept gives way"
+    batcher.insert(0, prompt(model, SYSTEM), Choice(max_tokens=100))
+    batcher.step()
+    batcher.step()
+    with pytest.raises(EngineError) as refused:
+        room.check(batcher, tokens=400, rows=1)
+    assert refused.value.code == "overloaded"
+    assert refused.value.retryable
+    assert refused.value.retry_after_ms is not None
+    batcher.remove(0)
+    with pytest.raises(EngineError) as too_much:
+        room.check(batcher, tokens=300, rows=1)
+    assert (too_much.value.code, too_much.value.retryable) == ("out_of_memory", False)
 
 
 def test_what_was_computed_for_a_reply_that_was_given_up_serves_the_next_turn(model: Any):

@@ -100,6 +100,7 @@ class Batcher:
         self._waiting: list[_Job] = []  # their prompts are not computed yet, or not wholly
         self._last_tokens_at: float | None = None
         self._computed_since = 0  # prompt tokens
+        self._bytes_per_token = 0.0
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -126,6 +127,20 @@ class Batcher:
         job = _Job(request, prompt, choice, priority, grammars, can_begin_late)
         self._jobs[request] = job
         self._waiting.append(job)
+
+    def growth_bytes(self, tokens: int, rows: int) -> int:
+        """How much more memory all requests may come to take with one more, of `tokens` in each of `rows`.
+
+        0 as long as nothing was computed: what a token takes is measured, not known.
+        """
+        lengths = [tokens, *(len(job.prompt.tokens) + job.choice.max_tokens for job in self._jobs.values())]
+        all_rows = rows + self._rows - self.free_rows
+        # Rows of a batch are all as long as the longest.
+        return max(0, int(all_rows * max(lengths) * self._bytes_per_token) - self._decoding.nbytes)
+
+    def seconds_until_a_row_is_free(self) -> float:
+        """At the latest, if all goes on as it did."""
+        return min((row.left for row in self._decoding.rows), default=1) * self._pace.usual_gap
 
     def step(self) -> list[RowToken]:
         """A token for every running reply, and a piece of a prompt."""
@@ -174,8 +189,7 @@ class Batcher:
             if not job.rows:
                 del self._jobs[job.id]
             if candidate == 0 and job.can_begin_late and each.caches is not None:
-                caches.set_going(caches.arrays(each.caches))
-                self._kept.keep([*job.prompt.keys, *each.row.said[: each.said]], each.caches)
+                self._keep([*job.prompt.keys, *each.row.said[: each.said]], each.caches)
 
     def _keep_pace(self) -> None:
         now = time.perf_counter()
@@ -261,8 +275,9 @@ class Batcher:
         """Compute the rest of the prompts, and let the replies run."""
         tokens = prefill.remaining
         logits = prefill.finish()
-        if len(jobs) == 1:
-            self._keep_prompt(jobs[0], prefill.caches)
+        if len(jobs) == 1 and jobs[0].can_begin_late:
+            # Others may begin as this prompt does, and be here before its reply is over.
+            self._keep(jobs[0].prompt.keys, caches.compact(prefill.caches))
         rows, places = [], []
         for place, job in enumerate(jobs):
             job.prefill = None
@@ -281,9 +296,7 @@ class Batcher:
         grammar = job.grammars[candidate] if job.grammars else None
         return Row((job, candidate), RowSampling(job.choice, candidate), job.choice.max_tokens, grammar)
 
-    def _keep_prompt(self, job: _Job, row_caches: Caches) -> None:
-        """Others may begin as this prompt does, and be here before its reply is over."""
-        if job.can_begin_late:
-            kept = caches.compact(row_caches)
-            caches.set_going(caches.arrays(kept))
-            self._kept.keep(job.prompt.keys, kept)
+    def _keep(self, keys: Many[int], row_caches: Caches) -> None:
+        caches.set_going(caches.arrays(row_caches))
+        self._bytes_per_token = caches.bytes_of(row_caches) / len(keys)
+        self._kept.keep(keys, row_caches)

@@ -88,6 +88,11 @@ class Decoding:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def nbytes(self) -> int:
+        """Of keys and values."""
+        return caches.bytes_of(self._caches)
+
     def extend(
         self,
         rows: Rows[Row],

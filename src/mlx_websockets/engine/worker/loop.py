@@ -20,6 +20,7 @@ from mlx_websockets.engine.worker.detokenizer import Detokenizer, Tokenizer
 from mlx_websockets.engine.worker.grammar import Grammars
 from mlx_websockets.engine.worker.prefixes import KeptPrefixes
 from mlx_websockets.engine.worker.prompts import Prompts
+from mlx_websockets.engine.worker.room import Room
 from mlx_websockets.engine.worker.scheduler import Waiting
 from mlx_websockets.engine.worker.sequence import Candidate, Sequence
 from mlx_websockets.errors import EngineError
@@ -50,6 +51,7 @@ class WorkerLoop:
         new_batcher: makes an empty batcher; called again when a step has failed, because
             nothing in the old one can be trusted then.
         kept: what the batchers keep of prompts.
+        room: lets requests in as long as there is memory.
         grammars: of replies that are held to a schema.
     """
 
@@ -60,6 +62,7 @@ class WorkerLoop:
         tokenizer: Tokenizer,
         new_batcher: Callable[[], Batcher],
         kept: KeptPrefixes,
+        room: Room,
         grammars: Grammars,
         context_tokens: int,
     ) -> None:
@@ -69,6 +72,7 @@ class WorkerLoop:
         self._new_batcher = new_batcher
         self._batcher = new_batcher()
         self._kept = kept
+        self._room = room
         self._grammars = grammars
         self._context_tokens = context_tokens
         self._waiting = Waiting()
@@ -122,7 +126,8 @@ class WorkerLoop:
             try:
                 self._begin(request, arrived_at)
             except EngineError as error:
-                self._updates.append(Failed(request.id, error.code, str(error), error.retryable))
+                failed = Failed(request.id, error.code, str(error), error.retryable, error.retry_after_ms)
+                self._updates.append(failed)
             except Exception as error:
                 logger.exception("request %d could not be begun", request.id)
                 self._updates.append(_failure(request.id, error))
@@ -136,6 +141,7 @@ class WorkerLoop:
         room = self._context_tokens - len(prompt.tokens)
         if choice.max_tokens > room:
             choice = msgspec.structs.replace(choice, max_tokens=room)
+        self._room.check(self._batcher, len(prompt.tokens) + choice.max_tokens, choice.candidates)
         grammars = [each.grammar for each in candidates if each.grammar is not None]
         self._batcher.insert(request.id, prompt, choice, priority=request.priority, grammars=grammars)
         self._running[request.id] = Sequence(

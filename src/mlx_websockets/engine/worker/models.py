@@ -189,6 +189,15 @@ def available_bytes(backend: str) -> int:
     return int(psutil.virtual_memory().available)
 
 
+def free_bytes(backend: str) -> int:
+    """Memory that arrays could still take, in bytes. What MLX holds back for the next arrays counts as free."""
+    import mlx.core as mx
+
+    if backend == "metal":
+        return int(mx.device_info()["max_recommended_working_set_size"]) - mx.get_active_memory()
+    return available_bytes(backend) + mx.get_cache_memory()
+
+
 def _device_bytes(backend: str) -> int:
     """Memory that models could take if nothing else did, in bytes."""
     import mlx.core as mx

@@ -22,6 +22,11 @@ class Pace:
         self._chunk = min(FIRST_CHUNK, most)
         self._usual_gap: float | None = None
 
+    @property
+    def usual_gap(self) -> float:
+        """Seconds between two tokens of a reply while no prompt is computed; 0 = not known yet."""
+        return self._usual_gap or 0.0
+
     def chunk(self, *, others_run: bool) -> int:
         """Prompt tokens to compute now."""
         return self._chunk if others_run else self.most

@@ -7,9 +7,10 @@ from mlx_websockets.engine.worker.batcher import Batcher
 from mlx_websockets.engine.worker.caches import CacheQuantization
 from mlx_websockets.engine.worker.grammar import Grammars
 from mlx_websockets.engine.worker.loop import Channel, WorkerLoop, memory
-from mlx_websockets.engine.worker.models import load_model
+from mlx_websockets.engine.worker.models import free_bytes, load_model
 from mlx_websockets.engine.worker.prefixes import KeptPrefixes
 from mlx_websockets.engine.worker.prompts import Prompts
+from mlx_websockets.engine.worker.room import Room
 from mlx_websockets.errors import ModelBroken, UsageError
 from mlx_websockets.generation import ChatMessage, Choice, GenerationRequest, Image
 
@@ -53,7 +54,8 @@ def prepare(channel: Channel, spec: ModelSpec) -> WorkerLoop:
     _try_out(prompts, new_batcher, sees=info.sees, is_quantized=quantization is not None)
     channel.send(Ready(info, memory(kept)))
     grammars = Grammars(loaded.tokenizer)
-    return WorkerLoop(channel, prompts, loaded.tokenizer, new_batcher, kept, grammars, info.context_tokens)
+    room = Room(lambda: free_bytes(info.backend), info.device_bytes, kept)
+    return WorkerLoop(channel, prompts, loaded.tokenizer, new_batcher, kept, room, grammars, info.context_tokens)
 
 
 def _try_out(prompts: Prompts, new_batcher: Callable[[], Batcher], *, sees: bool, is_quantized: bool) -> None:
