@@ -41,10 +41,12 @@ class Processed:
     Attributes:
         tokens: ids, pictures' places included.
         inputs: pixels, and whatever else the model wants to know.
+        pictures: the fingerprints of its pictures, in their order.
     """
 
     tokens: list[int]
     inputs: dict[str, Any]
+    pictures: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,34 +89,32 @@ class Embedder:
         """Forget all pictures."""
         self._kept.clear()
 
-    def embed(self, prompt: Processed, pictures: Sequence[bytes], alone: Callable[[int], Processed]) -> Embedded:
+    def embed(self, prompt: Processed, alone: Callable[[int], Processed]) -> Embedded:
         """Make of a prompt what the prefill takes.
 
         Args:
-            pictures: the fingerprints of its pictures, in their order.
             alone: makes a prompt of the picture of this number alone. A new picture among
                 several is looked at by itself: its features don't depend on its neighbours.
         """
         self._vision_seconds = 0.0
-        made, features = self._made(prompt, pictures, alone)
+        made, features = self._made(prompt, alone)
         rest = {key: value for key, value in prompt.inputs.items() if key != PIXELS}
         places = None if features is None else [each.places for each in features]
         return Embedded({**rest, **made}, places, self._vision_seconds)
 
-    def _made(
-        self, prompt: Processed, pictures: Sequence[bytes], alone: Callable[[int], Processed]
-    ) -> tuple[Made, list[Features] | None]:
+    def _made(self, prompt: Processed, alone: Callable[[int], Processed]) -> tuple[Made, list[Features] | None]:
         """What the model makes of the prompt, and of each picture; None: it can't be told which part is whose."""
-        if not pictures:
+        if not prompt.pictures:
             return self._called(prompt), []
-        if len(pictures) == 1:
-            made, features = self._with_one(prompt, pictures[0])
-            return made, None if features is None else [features]
-        return self._with_several(prompt, pictures, alone)
+        if len(prompt.pictures) > 1:
+            return self._with_several(prompt, alone)
+        made, features = self._with_one(prompt)
+        return made, None if features is None else [features]
 
     # --- pictures ---------------------------------------------------------------------
 
-    def _with_one(self, prompt: Processed, picture: bytes) -> tuple[Made, Features | None]:
+    def _with_one(self, prompt: Processed) -> tuple[Made, Features | None]:
+        [picture] = prompt.pictures
         known, shape = self._kept.get(picture), self._shapes.get(False)
         if known is not None and shape is not None and self._fit(prompt, [known]):
             return self._composed(prompt, [known], shape), known
@@ -128,11 +128,9 @@ class Embedder:
             self._kept.put(picture, features)
         return made, features
 
-    def _with_several(
-        self, prompt: Processed, pictures: Sequence[bytes], alone: Callable[[int], Processed]
-    ) -> tuple[Made, list[Features] | None]:
+    def _with_several(self, prompt: Processed, alone: Callable[[int], Processed]) -> tuple[Made, list[Features] | None]:
         may_know = None not in self._shapes.values()
-        features = self._each(pictures, alone) if may_know else None
+        features = self._each(prompt.pictures, alone) if may_know else None
         if features is None or not self._fit(prompt, features):
             return self._looked_at(prompt), None
         if True not in self._shapes:
@@ -146,7 +144,7 @@ class Embedder:
         """The features of each picture, looked at by itself where they are not known."""
         found: dict[bytes, Features] = {}
         for number, picture in enumerate(pictures):
-            features = found.get(picture) or self._kept.get(picture) or self._with_one(alone(number), picture)[1]
+            features = found.get(picture) or self._kept.get(picture) or self._with_one(alone(number))[1]
             if features is None or self._shapes[False] is None:
                 return None
             found[picture] = features

@@ -19,6 +19,7 @@ from tokenizers import AddedToken
 
 from mlx_websockets.engine.worker.embedding import Embedder, Processed
 from mlx_websockets.engine.worker.pictures import fingerprint, prompt_keys
+from mlx_websockets.engine.worker.processing import opened, with_memory
 from mlx_websockets.engine.worker.sequence import Prompt
 from mlx_websockets.errors import EngineError
 from mlx_websockets.generation import ChatMessage, GenerationRequest, Image
@@ -29,6 +30,9 @@ MAX_MESSAGES = 128
 PICTURE_BYTES = 256 * 2**20
 """Gemma 3 4B needs 1.3 MB for a picture."""
 
+PIXEL_BYTES = 64 * 2**20
+"""Gemma 3 needs 9.6 MB for a picture."""
+
 
 class Prompts:
     """Makes prompts for one loaded model.
@@ -38,7 +42,8 @@ class Prompts:
             (the stand-ins), with ids past the model's vocabulary that never reach the model.
         sees: the model takes pictures.
         context_tokens: prompt and reply together are no longer than this.
-        picture_bytes: of what was computed of pictures and is kept for prompts to come.
+        picture_bytes: of what the model saw in pictures, kept for prompts to come.
+        pixel_bytes: of pictures as its processor resized and scaled them, likewise.
     """
 
     def __init__(
@@ -50,6 +55,7 @@ class Prompts:
         sees: bool,
         context_tokens: int,
         picture_bytes: int = PICTURE_BYTES,
+        pixel_bytes: int = PIXEL_BYTES,
     ) -> None:
         self._model = model
         self._processor = processor
@@ -63,17 +69,21 @@ class Prompts:
         self._added_ids = set(tokenizer.added_tokens_decoder) - set(self._stand_in_ids)
         self._image_ids = _image_ids(model.config)
         self._embedder = Embedder(model, self._image_ids, picture_bytes)
+        self._image_processor = with_memory(processor, pixel_bytes)
         self._breakable = _control_words(tokenizer, processor, self._stand_ins)
         self._trimmed_roles = self._find_trimmed_roles()
 
     @property
     def nbytes(self) -> int:
         """Of what is kept of pictures."""
-        return self._embedder.nbytes
+        pixels = 0 if self._image_processor is None else self._image_processor.nbytes
+        return self._embedder.nbytes + pixels
 
     def clear(self) -> None:
         """Give back what is kept of pictures, as when memory has run out."""
         self._embedder.clear()
+        if self._image_processor is not None:
+            self._image_processor.clear()
 
     def prompt(self, request: GenerationRequest) -> tuple[Prompt, float]:
         """The request as the model takes it, and the seconds that its vision took: 0 if all pictures were known.
@@ -87,13 +97,12 @@ class Prompts:
         if not self._sees and any(message.images for message in request.messages):
             raise EngineError("model_cannot_see", "This model takes no pictures.")
         prompt, images = self._fitting(request)
-        pictures = [fingerprint(image) for image in images]
-        embedded = self._embedder.embed(prompt, pictures, lambda number: self._alone(images[number]))
+        embedded = self._embedder.embed(prompt, lambda number: self._alone(images[number]))
         return Prompt(
             tokens=prompt.tokens,
             image_tokens=sum(token in self._image_ids for token in prompt.tokens),
             inputs=embedded.inputs,
-            keys=prompt_keys(prompt.tokens, self._image_ids, pictures, embedded.places),
+            keys=prompt_keys(prompt.tokens, self._image_ids, prompt.pictures, embedded.places),
         ), embedded.vision_seconds
 
     # --- text -------------------------------------------------------------------------
@@ -119,14 +128,17 @@ class Prompts:
         if len(messages) > MAX_MESSAGES:
             raise EngineError("prompt_too_long", f"A request has at most {MAX_MESSAGES} messages.")
         texts = [message.text.strip() if message.role in self._trimmed_roles else message.text for message in messages]
-        inputs = self._processed(self._rendered(messages), [image for each in messages for image in each.images])
+        images = [image for message in messages for image in message.images]
+        fingerprints = [fingerprint(image) for image in images]
+        pictures = [opened(*each) for each in zip(images, fingerprints, strict=True)]
+        inputs = self._processed(self._rendered(messages), pictures)
         ids = inputs.pop("input_ids").flatten().tolist()
         mask = inputs.pop("attention_mask", None)
         if mask is not None:
             ids = [token for token, kept in zip(ids, mask.flatten().tolist(), strict=True) if kept]
         spelled = self._spelled_out(ids, texts)
         stretched = {key: _stretched(value, len(ids), spelled) for key, value in inputs.items()}
-        return Processed([token for piece in spelled for token in piece[1]], stretched)
+        return Processed([token for piece in spelled for token in piece[1]], stretched, tuple(fingerprints))
 
     def _alone(self, image: Image) -> Processed:
         """A prompt of one picture and nothing else."""
@@ -154,12 +166,12 @@ class Prompts:
         rendered = apply_chat_template(self._processor, self._model.config, dialogue, num_images=images)
         return rendered if isinstance(rendered, str) else str(rendered.get("content", ""))
 
-    def _processed(self, rendered: str, images: list[Image]) -> dict[str, Any]:
+    def _processed(self, rendered: str, pictures: list[PIL.Image.Image]) -> dict[str, Any]:
         bos = self._tokenizer.bos_token
         has_bos = bool(bos) and rendered.startswith(bos)
         inputs: dict[str, Any] = prepare_inputs(
             self._processor,
-            images=[PIL.Image.frombytes("RGB", (image.width, image.height), image.pixels) for image in images] or None,
+            images=pictures or None,
             prompts=rendered,
             image_token_index=getattr(self._model.config, "image_token_index", None),
             add_special_tokens=not has_bos
