@@ -28,7 +28,7 @@ from benchmarks.peers.report import figures_table, today
 from benchmarks.peers.targets import OURS, RAW, TARGETS, Running, started
 
 CROWDS, TOKENS, ROUNDS, BAR = (1, 32), 128, 5, 0.95
-WARM_TOKENS = 16
+WARM_TOKENS, WARM_TRIES = 16, 3
 BUDGET_SECONDS = 330.0
 """No round is begun after so long."""
 
@@ -44,7 +44,7 @@ async def measure(model: str, folder: Path, rounds: int, until: float, records: 
         targets = [await stack.enter_async_context(started(TARGETS[each], folder, None)) for each in (OURS, RAW)]
         salt = uuid.uuid4().hex
         for clients, running in itertools.product(CROWDS, targets):
-            await crowd(running, Questions(f"{salt}-warm-{clients}", folder), clients, WARM_TOKENS)
+            await warm_up(running, Questions(f"{salt}-warm-{clients}", folder), clients)
         for number in range(1, rounds + 1):
             if time.monotonic() > until:
                 break
@@ -52,6 +52,16 @@ async def measure(model: str, folder: Path, rounds: int, until: float, records: 
                 questions = Questions(f"{salt}-{number}-{clients}", folder)
                 record = await one(running, model, clients, number, questions)
                 records.append(record)
+
+
+async def warm_up(running: Running, questions: Questions, clients: int) -> None:
+    """Kernels are compiled when they are first needed, which can take longer than a reply may."""
+    for _ in range(WARM_TRIES):
+        try:
+            await crowd(running, questions, clients, WARM_TOKENS)
+            return
+        except RuntimeError as error:
+            print(f"{running.target.name}, warm-up: {error}", flush=True)
 
 
 async def one(running: Running, model: str, clients: int, number: int, questions: Questions) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from benchmarks.peers.measures.catalogue import measures
 from benchmarks.peers.models import TINY_GEMMA3, model_folder
 from benchmarks.peers.plan import FULL, QUICK, Plan
 from benchmarks.peers.questions import Question, Questions
-from benchmarks.peers.report import NOTES, machine, write
+from benchmarks.peers.report import NOTES, SHORT, machine, write
 from benchmarks.peers.talking import ask_all
 from benchmarks.peers.targets import (
     OURS,
@@ -53,7 +53,7 @@ class Round:
 
     async def measure(self, target: Target, wanted: Sequence[Measure], blas: str | None) -> None:
         """`wanted` share a model; one start of the target serves them all."""
-        suited = [each for each in wanted if each.suits(target)]
+        suited = [each for each in wanted if each.suits(target) and not self._has_hung(target, each)]
         if not suited:
             return
         folder = model_folder(suited[0].model)
@@ -81,6 +81,14 @@ class Round:
             "at the end, MB": resident_bytes(running.pid) / MB,
         }
         self._note(running.target, dataclasses.replace(wanted[0], name=_memory_name(wanted)), figures=memory)
+
+    def _has_hung(self, target: Target, measure: Measure) -> bool:
+        """Whether it took too long in an earlier round; once is enough to wait for that."""
+        return any(
+            record.get("error", "").startswith("TimeoutError")
+            and (record["target"], record["measure"], record["model"]) == (target.name, measure.name, measure.model)
+            for record in self._records
+        )
 
     def _note(self, target: Target, measure: Measure, **outcome: Any) -> None:
         record = {"round": self._number, "target": target.name, "model": measure.model, "measure": measure.name}
@@ -165,8 +173,9 @@ def main() -> int:
         "plan": dataclasses.asdict(plan),
         "versions": {target.name: version_of(target) for target in targets},
     }
+    notes = NOTES.format(rows=ROWS) + (SHORT if plan.rounds < FULL.rounds or asked.quick else "")
     name = asked.name or ("peers-quick" if asked.quick else "peers")
-    page = write(name, "Ours and its peers", head, [*records, *soak.latest()], NOTES.format(rows=ROWS))
+    page = write(name, "Ours and its peers", head, [*records, *soak.latest()], notes)
     print(f"→ {page}")
     return 0
 

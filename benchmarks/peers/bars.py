@@ -100,7 +100,7 @@ BARS = (
         "turn 10 of a conversation, prompt tokens computed over prompt tokens",
         0.15,
         False,
-        ours("10 turns of a conversation", SMOLLM2, "computed / input tokens of the last turn"),
+        ours("turns of a conversation", SMOLLM2, "computed / input tokens of the last turn"),
     ),
     Bar(
         "still camera with the threshold on, share of frames that cost no model time",

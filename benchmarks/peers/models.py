@@ -4,6 +4,7 @@ So a reply has exactly the tokens that were asked for, at every target, and toke
 can be compared. Weights are hard links, nothing else differs.
 """
 
+import functools
 import json
 import os
 import shutil
@@ -45,6 +46,7 @@ def _token_id(tokenizer: Path, token: str) -> int:
     return next(int(each["id"]) for each in added if each["content"] == token)
 
 
+@functools.cache
 def model_folder(name: str) -> Path:
     """Build the folder of the model `name`, if need be from what pip can fetch."""
     from tests.tiny_models.tiny_gemma3 import write_tiny_gemma3

@@ -24,7 +24,7 @@ from mlx_vlm.utils import prepare_inputs
 from PIL import Image
 
 CANT_BE_PADDED = ("gemma3",)
-"""Kinds of models whose prompts are prefilled one at a time: their masks don't go together."""
+"""Kinds of models whose prompts with pictures are prefilled one at a time: their masks don't go together."""
 
 
 @dataclass
@@ -96,9 +96,8 @@ class Library:
     # --- together ---------------------------------------------------------------------
 
     def answer_together(self) -> None:
-        options = {"prefill_batch_size": 1} if self.model.config.model_type in CANT_BE_PADDED else {}
         generator = BatchGenerator(
-            self.model.language_model, self.processor, compute_logprobs=False, greedy_sampling=True, **options
+            self.model.language_model, self.processor, compute_logprobs=False, greedy_sampling=True
         )
         rows: dict[int, Row] = {}
         while True:
@@ -126,6 +125,8 @@ class Library:
 
     def insert(self, generator: Any, rows: dict[int, Row], request: dict[str, Any]) -> None:
         prompt, pictures = self.prompt(request)
+        if pictures and self.model.config.model_type in CANT_BE_PADDED:
+            generator.prefill_batch_size = 1
         inputs = dict(
             prepare_inputs(
                 self.processor,

@@ -26,6 +26,11 @@ Settings are each target's own; ours has room for {rows} replies, as many as the
 prompt is part of tokens/s. The two rows of `mlx-vlm` are the library in a process of its own, without a server.
 CPU and memory are those of all processes of a target."""
 
+SHORT = """
+
+**A short run**: fewer rounds, or prompts, replies and talks that are shorter than the bars say. It shows that
+everything works; what holds and what fails is for a full run to say."""
+
 
 def today() -> str:
     return datetime.datetime.now(datetime.UTC).date().isoformat()
@@ -48,7 +53,8 @@ def write(name: str, title: str, head: dict[str, Any], records: Sequence[dict[st
     parts = [
         f"# {title}, {today()}",
         f"`{head['command']}`",
-        "; ".join([head["machine"], *(f"{target} {version}" for target, version in head["versions"].items())]) + ".",
+        "; ".join([head["machine"], *(f"{target} {version}" for target, version in head["versions"].items())])
+        + f". Load average of the last 15 minutes when it ended, this program included: {head['load average']}.",
         notes,
         "## What must be shown\n\n" + bars_table(found),
         f"![Tokens a second]({file.with_suffix('.svg').name})" if plot else "",

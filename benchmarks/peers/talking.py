@@ -14,7 +14,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from benchmarks.peers.figures import Reply
 from benchmarks.peers.questions import Question
 
-REPLY_SECONDS = 600.0
+REPLY_SECONDS = 180.0
 LINE_BYTES = 64 * 1024 * 1024
 
 

@@ -24,7 +24,7 @@ from benchmarks.peers.talking import LINE_BYTES, Client, NativeClient, OpenAICli
 from mlx_websockets.engine.launch import find_blas
 
 START_SECONDS = 300.0
-LOOK_SECONDS = 0.2
+LOOK_SECONDS = 1.0
 ROWS = 32
 OURS, RAW, RAW_ALONE = "mlx-websockets", "mlx-vlm BatchGenerator", "mlx-vlm stream_generate"
 LIMITS = (RAW, RAW_ALONE)
@@ -140,7 +140,7 @@ def resident_bytes(pid: int) -> int:
 
 
 class MemoryWatch:
-    """Looks at the memory of a process tree five times a second, on a thread of its own."""
+    """Looks at the memory of a process tree once a second, on a thread of its own."""
 
     def __init__(self, pid: int) -> None:
         self.peak_bytes = 0

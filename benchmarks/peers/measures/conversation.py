@@ -22,6 +22,7 @@ async def run(running: Running, plan: Plan, questions: Questions) -> Figures:
     await client.close()
     first, last = replies[0], replies[-1]
     return {
+        "turns": plan.turns,
         "input tokens of the last turn": last.input_tokens,
         "computed / input tokens of the last turn": 1 - last.cached_tokens / last.input_tokens,
         "first turn's first token, ms": 1000 * first.first_after,
@@ -29,4 +30,4 @@ async def run(running: Running, plan: Plan, questions: Questions) -> Figures:
     }
 
 
-CONVERSATION = Measure("10 turns of a conversation", SMOLLM2, run, only_servers=True, is_quick=True)
+CONVERSATION = Measure("turns of a conversation", SMOLLM2, run, only_servers=True, is_quick=True)
