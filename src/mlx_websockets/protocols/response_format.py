@@ -5,6 +5,7 @@ checked without a model: that it is a schema, of bounded size, which refers to n
 itself. Whether a grammar can be made of it is found out where there is a tokenizer.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +16,9 @@ from mlx_websockets.errors import InvalidMessage
 MAX_SCHEMA_BYTES = 32 * 1024
 MAX_SCHEMA_DEPTH = 32
 """Lists and objects within each other. A model has to follow it all, token by token."""
+
+REMEMBERED = 64
+"""Schemas that were found sound."""
 
 TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 
@@ -30,9 +34,9 @@ def json_schema(response_format: object) -> str | None:
     schema, path = _schema_in(response_format)
     if schema is None:
         return None
-    _check_size(schema, path)
-    _check_schema(schema, path)
-    return _text(schema, path).decode()
+    text = _text(schema, path)
+    _check(text, path)
+    return text.decode()
 
 
 def _schema_in(wanted: object) -> tuple[object, str]:
@@ -53,21 +57,25 @@ def _schema_in(wanted: object) -> tuple[object, str]:
     return place["schema"], f"{path}.schema"
 
 
-def _check_size(schema: object, path: str) -> None:
+def _text(schema: object, path: str) -> bytes:
+    try:
+        text = msgspec.json.encode(schema)
+    except (UnicodeError, ValueError, RecursionError):
+        raise _invalid("A JSON schema is plain JSON", path) from None
+    if len(text) > MAX_SCHEMA_BYTES:
+        reason = f"A JSON schema has at most {MAX_SCHEMA_BYTES} bytes, this one has {len(text)}."
+        raise InvalidMessage(reason, path, "schema_too_large")
+    return text
+
+
+@functools.lru_cache(maxsize=REMEMBERED)
+def _check(text: bytes, path: str) -> None:
+    """Refuse what is too deep, or no schema. A camera sends the same with each frame: it is looked through once."""
+    schema = msgspec.json.decode(text)
     if _is_deeper(schema, MAX_SCHEMA_DEPTH):
         reason = f"A JSON schema is nested at most {MAX_SCHEMA_DEPTH} levels deep."
         raise InvalidMessage(reason, path, "schema_too_large")
-    size = len(_text(schema, path))
-    if size > MAX_SCHEMA_BYTES:
-        reason = f"A JSON schema has at most {MAX_SCHEMA_BYTES} bytes, this one has {size}."
-        raise InvalidMessage(reason, path, "schema_too_large")
-
-
-def _text(schema: object, path: str) -> bytes:
-    try:
-        return msgspec.json.encode(schema)
-    except (UnicodeError, ValueError):
-        raise _invalid("A JSON schema is plain JSON", path) from None
+    _check_schema(schema, path)
 
 
 def _is_deeper(value: object, levels: int) -> bool:
