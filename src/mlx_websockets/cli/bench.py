@@ -186,4 +186,6 @@ def _ms(part: float, values: Sequence[float]) -> float | None:
 
 def _shown(part: float, values: Sequence[float]) -> str:
     value = _ms(part, values)
-    return "-" if value is None else f"{value:g} ms"
+    if value is None:
+        return "-"
+    return f"{value:.0f} ms" if value >= 10 else f"{value:.1f} ms"

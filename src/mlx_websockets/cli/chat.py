@@ -172,7 +172,7 @@ class Chat:
     def help(self, argument: str) -> None:
         commands = [(f"/{name} {each.takes}".rstrip(), each.summary) for name, each in COMMANDS.items()]
         leaving = [("/bye", "Leave; Ctrl+D does so too."), ("Ctrl+C", "Stop the reply; twice: leave.")]
-        self.out.table([*commands, *leaving])
+        self.out.table([*commands, *leaving], after_name="")
 
     # --- inside -------------------------------------------------------------------------
 

@@ -92,11 +92,11 @@ class Console:
         if hint:
             self.info(hint)
 
-    def table(self, rows: Sequence[tuple[str, str]]) -> None:
+    def table(self, rows: Sequence[tuple[str, str]], after_name: str = ":") -> None:
         """Names and values, in two columns, indented."""
-        width = max((len(name) for name, _ in rows), default=0) + 1
+        width = max((len(name) for name, _ in rows), default=0) + len(after_name)
         for name, value in rows:
-            self.text(f"  {name + ':':<{width}}  {value}")
+            self.text(f"  {name + after_name:<{width}}  {value}")
 
     def drawing(self, lines: Sequence[str]) -> None:
         """Lines of our own making that steer the terminal, where there is one and they fit."""
