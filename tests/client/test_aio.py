@@ -127,6 +127,33 @@ def test_a_result_says_how_much_of_the_prompt_was_known_before() -> None:
     play(story, parrot)
 
 
+def test_a_request_may_step_back_and_the_engine_knows() -> None:
+    async def story(mlx: Client, engine: Engine) -> None:
+        mlx.ask("Sort my notes.", priority="background", deadline_ms=60_000)
+        mlx.show(SMALL_GIF)
+
+        assert [(await engine.request(number)).priority for number in range(2)] == ["background", "frame"]
+
+    play(story)
+
+
+def test_a_request_that_can_not_begin_in_time_fails_with_a_code_of_its_own() -> None:
+    async def story(mlx: Client, engine: Engine) -> None:
+        engine.rows = 1
+        mlx.ask("Hi")
+        await engine.request(0)
+
+        late, dropped = mlx.ask("Ho", deadline_ms=1), mlx.show(SMALL_GIF, deadline_ms=1)
+
+        with pytest.raises(ReplyError) as refusal:
+            await late.result()
+        assert (refusal.value.code, refusal.value.retryable) == ("expired", True)
+        assert (await dropped.result()).dropped == "expired"
+        assert len(engine.requests) == 1
+
+    play(story)
+
+
 def test_an_overloaded_server_says_when_to_ask_again() -> None:
     def refuse(request: GenerationRequest) -> list[Update]:
         return [Failed(request.id, "overloaded", "There is no memory left.", retryable=True, retry_after_ms=1500)]

@@ -78,7 +78,7 @@ def test_an_empty_registry_starts_nobody() -> None:
 def test_turn_numbers_are_shared_so_that_the_engine_can_tell_all_turns_apart() -> None:
     _, sessions = a_registry(first=3, second=3)
 
-    turns = [turn.number for session in sessions.values() for turn in session.unblocked]
+    turns = [turn.number for session in sessions.values() for turn in session.in_line]
 
     assert len(set(turns)) == 6
 

@@ -64,21 +64,21 @@ class SessionRegistry:
     @property
     def awaited_models(self) -> set[str | None]:
         """The models that somebody waits for; None is the default."""
-        return {model for session in self._sessions.values() for model in session.awaited_models}
+        return {model for session in self._sessions.values() if session.waiting for model in session.awaited_models}
 
     @property
     def rows(self) -> int:
         """Rows that are taken: a running turn takes one for each candidate."""
-        return sum(session.rows for session in self._sessions.values())
+        return sum(session.rows for session in self._sessions.values() if session.running)
 
     def rows_on(self, model: str | None) -> int:
-        return sum(session.rows_on(model) for session in self._sessions.values())
+        return sum(session.rows_on(model) for session in self._sessions.values() if session.running)
 
     def next_to_start(self, rows: int, has_room: HasRoom = lambda model, rows: True) -> Start | None:
         """Whom to let start: `Session.start`. None: no room in `rows`, or nobody waits for a model that has any."""
-        waiting = {name: session for name, session in self._sessions.items() if session.waiting}
-        if not waiting or self.rows >= rows:
+        if self.rows >= rows:
             return None
+        waiting = {name: session for name, session in self._sessions.items() if session.waiting}
         room = _KeptRoom(has_room)
         for priority in self._precedence.order():
             found = self._lines[priority].take(_next_turn_in(waiting, priority, room))
@@ -97,7 +97,7 @@ def _next_turn_in(waiting: dict[str, Session], priority: Priority, room: HasRoom
 
 def _classes_in(waiting: dict[str, Session]) -> set[Priority]:
     """The classes of the turns that could start if there were room for them."""
-    return {turn.priority for session in waiting.values() for turn in session.unblocked}
+    return {turn.priority for session in waiting.values() for turn in session.in_line}
 
 
 class _KeptRoom:

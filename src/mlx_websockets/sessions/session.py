@@ -150,6 +150,7 @@ class Session:
         self._views = LastViews()
         self._refusal: tuple[str, str] | None = None  # code and reason, once nothing new is taken
         self._running: dict[int, Turn] = {}
+        self._in_line: list[Turn] | None = None  # see `in_line`; None: to be found out anew
         self._conversation = Conversation()
 
     # --- in ---------------------------------------------------------------------------
@@ -219,14 +220,18 @@ class Session:
 
     def picture_unchanged(self, turn: int) -> list[Action]:
         """Drop a frame that looks like the last one that was described."""
-        ended = self._running.pop(turn, None)
-        return [Send(FrameDropped(ended.label, "unchanged"))] if ended is not None else []
+        ended = self._running.get(turn)
+        if ended is None:
+            return []
+        self._forget(ended)
+        return [Send(FrameDropped(ended.label, "unchanged"))]
 
     def pictures_failed(self, turn: int, error: InvalidImage) -> list[Action]:
         """End a turn one of whose pictures can't be opened: a frame is dropped, a question gets `error`."""
-        ended = self._running.pop(turn, None)
+        ended = self._running.get(turn)
         if ended is None:
             return []
+        self._forget(ended)
         if ended.label.is_frame:
             return [Send(FrameDropped(ended.label, "decode_error"))]
         return [Send(Problem(message=error.reason, code=error.code, turn=ended.label, path=error.path))]
@@ -262,13 +267,18 @@ class Session:
 
     def next_turn(self, has_room: HasRoom = _everywhere, priority: Priority | None = None) -> Turn | None:
         """The first turn in line, of this class or of any, that may start: its lanes and its model have room."""
-        in_line = sorted(self.unblocked, key=lambda turn: turn.place)
-        fitting = (turn for turn in in_line if priority in (None, turn.priority))
+        fitting = (turn for turn in self.in_line if priority in (None, turn.priority))
         return next((turn for turn in fitting if has_room(turn.ask.model, turn.rows)), None)
 
     @property
-    def unblocked(self) -> list[Turn]:
-        """The waiting turns whose lanes are free. Those that wait in line use a lane in the order they came."""
+    def in_line(self) -> list[Turn]:
+        """The waiting turns whose lanes are free, in the order of their `place`."""
+        if self._in_line is None:  # all sessions are looked at whenever one of them changes
+            self._in_line = sorted(self._unblocked(), key=lambda turn: turn.place)
+        return self._in_line
+
+    def _unblocked(self) -> list[Turn]:
+        """The waiting turns whose lanes are free. What waits in the queue uses a lane in the order it came."""
         running = {lane for turn in self._running.values() for lane in turn.lanes}
         busy, rows_left, free = set(running), MAX_ROWS - self.rows, []
         for turn in self._queue:
@@ -321,6 +331,7 @@ class Session:
         if self.waiting >= self._max_waiting:
             return [Send(self._no_room(label))]
         self._queue.append(turn)
+        self._in_line = None
         return []
 
     def _accept_frame(self, frame: FrameInput, now: float) -> list[Action]:
@@ -330,6 +341,7 @@ class Session:
         if isinstance(turn, Problem):
             return [Send(turn)]
         turn.captured_at = self._captured_at(frame.captured_at, now)
+        self._in_line = None
         if label.source not in self._slots and self.waiting >= self._max_waiting:
             return [Send(FrameDropped(label, "processing_queue_full"))]
         if frame.policy == "latest":
@@ -469,6 +481,7 @@ class Session:
         return actions
 
     def _forget(self, turn: Turn) -> None:
+        self._in_line = None
         if self._running.pop(turn.number, None) is not None:
             return
         if turn in self._queue:

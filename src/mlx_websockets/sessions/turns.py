@@ -25,6 +25,7 @@ class Turn:
         label: what identifies it to the peer.
         ask: what was asked.
         sampling: settled when the turn arrived; later `config` messages don't touch it.
+        priority: its class: that of its kind, unless it stepped back further.
         in_line_since: when it arrived, or the frame did whose place it took.
         arrived_at, submitted_at, started_at: seconds of a monotonic clock; the engine got
             it (with pictures to be opened first), and began on it.
@@ -40,6 +41,7 @@ class Turn:
     ask: Ask
     sampling: Sampling
     arrived_at: float
+    priority: Priority = field(init=False)
     in_line_since: float = field(init=False)
     captured_at: float | None = None
     submitted_at: float | None = None
@@ -52,11 +54,7 @@ class Turn:
     def __post_init__(self) -> None:
         self.replies = [[] for _ in range(self.rows)]
         self.in_line_since = self.arrived_at
-
-    @property
-    def priority(self) -> Priority:
-        """Its class: that of its kind, unless it stepped back further."""
-        return later_of("frame" if self.label.is_frame else "interactive", self.ask.priority)
+        self.priority = later_of("frame" if self.label.is_frame else "interactive", self.ask.priority)
 
     @property
     def expires_at(self) -> float | None:
