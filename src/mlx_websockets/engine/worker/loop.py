@@ -8,6 +8,7 @@ so a cancelled request frees its row within that time.
 import logging
 import time
 from collections.abc import Callable
+from contextlib import closing
 from typing import Protocol
 
 import mlx.core as mx
@@ -84,15 +85,16 @@ class WorkerLoop:
 
     def run(self) -> None:
         """Raises ChannelClosed when the server is gone."""
-        while True:
-            self._take_in()
-            if self._stopping:
-                return
-            self._admit()
-            self._report()  # a peer learns that its reply has begun before the first piece, not after it
-            if self._running:
-                self._step()
-            self._report()
+        with closing(self._grammars):
+            while True:
+                self._take_in()
+                if self._stopping:
+                    return
+                self._admit()
+                self._report()  # a peer learns that its reply has begun before the first piece, not after it
+                if self._running:
+                    self._step()
+                self._report()
 
     # --- in ---------------------------------------------------------------------------
 
