@@ -174,6 +174,10 @@ async def trap() -> AsyncIterator[tuple[int, list[bytes]]]:
         yield listener.sockets[0].getsockname()[1], knocks
 
 
+class NoPage(Exception):
+    """The tab has none yet."""
+
+
 class Tab:
     """A page in the browser, as its developer's tools see it."""
 
@@ -188,13 +192,21 @@ class Tab:
         async with asyncio.timeout(PATIENCE):
             while (answer := json.loads(await self._socket.recv())).get("id") != self._calls:
                 pass
-        assert "exceptionDetails" not in answer.get("result", {"exceptionDetails": answer}), answer
+        if "error" in answer:
+            raise NoPage(answer["error"])
+        assert "exceptionDetails" not in answer["result"], answer
         return answer["result"]["result"].get("value")
 
     async def holds(self, claim: str) -> None:
         async with asyncio.timeout(4 * PATIENCE):
-            while not await self.evaluate(claim):
+            while not await self._is_so(claim):
                 await asyncio.sleep(0.02)
+
+    async def _is_so(self, claim: str) -> bool:
+        try:
+            return bool(await self.evaluate(claim))
+        except NoPage:
+            return False
 
 
 @asynccontextmanager

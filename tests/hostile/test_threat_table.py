@@ -12,7 +12,10 @@ ROWS = ROW.findall(PAGE.read_text("utf-8"))
 
 
 def test_every_threat_has_a_row():
-    assert [name for name, _ in ROWS] == [f"T{number}" for number in range(1, 32)]
+    names = [name for name, _ in ROWS]
+
+    assert len(names) >= 31
+    assert sorted(names) == sorted(f"T{number}" for number in range(1, len(names) + 1))
 
 
 @pytest.mark.parametrize(("threat", "shown"), ROWS)
