@@ -11,10 +11,12 @@ import itertools
 import json
 import math
 import platform
+import signal
 import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +34,16 @@ WARM_TOKENS, WARM_TRIES = 16, 3
 BUDGET_SECONDS = 330.0
 """No round is begun after so long."""
 
+Keep = Callable[[dict[str, Any]], None]
+
 NOTE = """\
 The weights are random numbers: speed does not depend on their values, and what the models say means nothing.
 Both targets were up at the same time, measured in turn; figures are medians over the rounds. Greedy, {tokens} tokens
 a reply, no two questions the same. Time to read the prompts is part of tokens/s."""
 
 
-async def measure(model: str, folder: Path, rounds: int, until: float, records: list[dict[str, Any]]) -> None:
-    """Both targets on one model, in turn."""
+async def measure(model: str, folder: Path, rounds: int, until: float, keep: Keep) -> None:
+    """Both targets on one model, in turn; `keep` gets every measurement."""
     async with contextlib.AsyncExitStack() as stack:
         targets = [await stack.enter_async_context(started(TARGETS[each], folder, None)) for each in (OURS, RAW)]
         salt = uuid.uuid4().hex
@@ -50,8 +54,7 @@ async def measure(model: str, folder: Path, rounds: int, until: float, records: 
                 break
             for clients, running in itertools.product(CROWDS, targets):
                 questions = Questions(f"{salt}-{number}-{clients}", folder)
-                record = await one(running, model, clients, number, questions)
-                records.append(record)
+                keep(await one(running, model, clients, number, questions))
 
 
 async def warm_up(running: Running, questions: Questions, clients: int) -> None:
@@ -119,7 +122,13 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     parser.add_argument("--models", nargs="+", choices=[SMOLLM2_135M, GEMMA3_4B], default=[SMOLLM2_135M, GEMMA3_4B])
     asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     records: list[dict[str, Any]] = []
+
+    def keep(record: dict[str, Any]) -> None:
+        records.append(record)
+        write(records, asked.out)
+
     until = time.monotonic() + BUDGET_SECONDS
     with tempfile.TemporaryDirectory() as root:
         for model in asked.models:
@@ -127,11 +136,9 @@ def main() -> int:
             folder = write_checkpoint(model, Path(root))
             print(f"{model}: written in {time.monotonic() - began:.1f} s", flush=True)
             try:
-                asyncio.run(measure(model, folder, asked.rounds, until, records))
+                asyncio.run(measure(model, folder, asked.rounds, until, keep))
             except (RuntimeError, OSError, TimeoutError) as error:
                 print(f"{model}: FAILED {error}", flush=True)
-            if records:
-                write(records, asked.out)
     print((asked.out / f"gpu-{today()}.md").read_text("utf-8") if records else "nothing was measured")
     return 0 if records else 1
 

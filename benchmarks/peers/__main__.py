@@ -27,7 +27,6 @@ from benchmarks.peers.targets import (
     TARGETS,
     Running,
     Target,
-    Unavailable,
     common_blas,
     resident_bytes,
     started,
@@ -60,7 +59,7 @@ class Round:
         try:
             async with started(target, folder, blas) as running:
                 await self._measure_running(running, suited, folder)
-        except (Unavailable, RuntimeError, OSError, TimeoutError) as error:
+        except (RuntimeError, OSError, TimeoutError) as error:
             self._note(target, suited[0], error=f"{type(error).__name__}: {str(error)[:500]}")
 
     async def _measure_running(self, running: Running, wanted: Sequence[Measure], folder: Path) -> None:

@@ -34,11 +34,9 @@ class Row:
     id: int
     input_tokens: int
     times: list[float] = field(default_factory=list)
-    tokens: list[int] = field(default_factory=list)
 
-    def note(self, token: int) -> None:
+    def note(self) -> None:
         self.times.append(time.monotonic())
-        self.tokens.append(token)
         if len(self.times) == 1:
             tell(id=self.id, first=self.times[0])
 
@@ -48,7 +46,6 @@ class Library:
 
     def __init__(self, folder: str) -> None:
         self.model, self.processor = mlx_vlm.load(folder)
-        self.tokenizer = getattr(self.processor, "tokenizer", self.processor)
         self.inbox: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
 
     def read(self) -> None:
@@ -69,8 +66,7 @@ class Library:
 
     def finish(self, row: Row) -> None:
         usage = {"input_tokens": row.input_tokens, "output_tokens": len(row.times)}
-        text = self.tokenizer.decode(row.tokens)
-        tell(id=row.id, times=row.times, usage=usage, text=text, ended=row.times[-1] if row.times else time.monotonic())
+        tell(id=row.id, times=row.times, usage=usage, ended=row.times[-1] if row.times else time.monotonic())
 
     # --- one after the other ----------------------------------------------------------
 
@@ -90,7 +86,7 @@ class Library:
             ):
                 row.input_tokens = piece.prompt_tokens
                 if len(row.times) < request["tokens"]:  # the last piece repeats a token
-                    row.note(piece.token)
+                    row.note()
             self.finish(row)
 
     # --- together ---------------------------------------------------------------------
@@ -111,7 +107,7 @@ class Library:
             _, responses = generator.next()
             for response in responses:
                 row = rows[response.uid]
-                row.note(response.token)
+                row.note()
                 if response.finish_reason is not None:
                     self.finish(rows.pop(response.uid))
 

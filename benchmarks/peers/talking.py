@@ -297,7 +297,6 @@ class RawProgram:
                 asked.hear("", message["first"])
             else:
                 asked.reply.times[:] = message["times"]
-                asked.reply.text = message.get("text", "")
                 asked.end(message["usage"], message.get("error", ""), message["ended"])
         for asked in self._asked.values():
             if not asked.ended.is_set():

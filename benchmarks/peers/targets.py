@@ -161,7 +161,7 @@ class MemoryWatch:
 # --- starting -------------------------------------------------------------------------
 
 
-class Unavailable(Exception):
+class Unavailable(RuntimeError):
     """The target can't be measured here; says why."""
 
 
