@@ -96,7 +96,7 @@ class Sampling:
         temperature: 0 always takes the likeliest token.
         top_p: keep the likeliest tokens until their probabilities add up to this; 1 = all.
         top_k: keep this many likeliest tokens; 0 = all.
-        presence_penalty, frequency_penalty: see `repetition_penalty`.
+        presence_penalty, frequency_penalty: against repetition; the larger one counts.
         seed: the same request with the same seed gets the same reply; None = a fresh one each time.
         response_modalities: only text.
         logprobs: how many likely tokens to tell of beside each chosen one; None = not even the chosen one's.

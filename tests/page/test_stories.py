@@ -21,7 +21,6 @@ DESK = {"width": 1280, "height": 860}
 PHONE = {"width": 390, "height": 844}
 PANELS = ("settings", "log", "export", "keys")
 SOME = re.compile(r"[1-9]\d*")
-A_SHAPE = re.compile("circle|square|triangle|star|digit|number|letter", re.IGNORECASE)
 
 OpenPage = Callable[..., Any]
 
@@ -106,9 +105,10 @@ def messages(page: Any, kind: str) -> list[dict[str, Any]]:
 
 
 def be_brief(page: Any, tokens: int = 8) -> None:
-    """Let no reply be longer than so many tokens: how long one takes is no part of the story."""
+    """Let replies be likely ones of so many tokens at most: how long one takes is no part of the story."""
     with panel(page, "settings") as settings:
         page.locator("input[name=maxOutputTokens]").fill(str(tokens))
+        page.locator("input[name=temperature]").fill("0")
         page.locator("#apply").click()
         settings.wait_for(state="hidden")
 
@@ -176,18 +176,18 @@ def test_a_drawn_scene_is_described_on_a_page_that_axe_has_nothing_against(opene
     page = opened(color_scheme=scheme)
     be_brief(page, 12)
 
+    ask(page, "What is the capital of France?")
     page.keyboard.press("Escape")
     page.keyboard.press("d")
     analysed(page, 3)
-    ask(page, "What is the capital of France?")
 
-    expect(page.locator(".entry.seen p").first).to_have_text(A_SHAPE)
-    assert violations(page) == []
+    expect(page.locator("#caption")).to_have_text(re.compile("picture shows"))
     keep(page, f"page-{scheme}")
+    page.keyboard.press("x")
+    assert violations(page) == []
     for name in PANELS:
         with panel(page, name):
             assert violations(page) == [], name
-            keep(page, f"panel-{name}-{scheme}")
 
 
 def test_a_camera_is_described_and_stopped(page):

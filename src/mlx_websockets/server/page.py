@@ -107,7 +107,7 @@ def _range(name: str) -> dict[str, Any]:
 
 
 def _meanings() -> dict[str, str]:
-    """What `Sampling` says of its attributes, by name."""
+    """What `Sampling` says of its attributes, by name, in a form's words."""
     _, _, attributes = (inspect.getdoc(Sampling) or "").partition("Attributes:\n")
     lines = re.findall(r"^ {4}([\w, ]+): (.+)$", attributes, re.MULTILINE)
-    return {name: meaning for names, meaning in lines for name in names.split(", ")}
+    return {name: meaning.replace("None", "empty") for names, meaning in lines for name in names.split(", ")}
