@@ -94,6 +94,17 @@ def test_both_kinds_of_addresses_share_a_port(host):
         each.close()
 
 
+def test_no_message_waits_until_the_one_before_is_acknowledged():
+    with contextlib.ExitStack() as stack:
+        bound = [stack.enter_context(each) for each in bind(Settings(host="localhost", port=0))]
+        bound[0].setblocking(True)
+        stack.enter_context(socket.create_connection(bound[0].getsockname()))
+
+        accepted = stack.enter_context(bound[0].accept()[0])
+
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_a_port_taken_on_one_address_is_taken_on_every_address():
     with taken_port() as port, pytest.raises(PortInUse):
         bind(Settings(host="0.0.0.0", port=port))
