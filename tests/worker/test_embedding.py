@@ -67,7 +67,7 @@ def test_known_pictures_in_any_order_and_number_give_the_numbers_of_a_first_look
         asked(warm, picture)
 
     first, second, third = PICTURES
-    for pictures in ([first], [second, first], [third, first], [second, third, first], [first, second, third]):
+    for pictures in ([first], [second, first], [third, second, first]):
         known, cold = asked(warm, *pictures)[0], asked(loaded.prompts(0), *pictures)[0]
 
         assert same(known.inputs, cold.inputs)
