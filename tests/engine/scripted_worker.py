@@ -57,6 +57,7 @@ class Worker:
         self.is_stubborn = manner == "stubborn"
         self.held: set[int] = set()
         self.tokens = 0
+        self.wants_renewal = False
 
     def serve(self) -> None:
         while True:
@@ -67,8 +68,15 @@ class Worker:
                     self.held.discard(id)
                 case Stop() if not self.is_stubborn:
                     return
-            beat = Heartbeat(running=len(self.held), waiting=0, memory=Memory(active=1), tokens=self.tokens)
-            self.channel.send(beat)
+            self.channel.send(
+                Heartbeat(
+                    running=len(self.held),
+                    waiting=0,
+                    memory=Memory(active=1),
+                    tokens=self.tokens,
+                    wants_renewal=self.wants_renewal,
+                )
+            )
 
     def answer(self, request: GenerationRequest) -> None:
         wish, *words = request.messages[-1].text.split()
@@ -84,6 +92,9 @@ class Worker:
                 self.say(Delta(request.id, str(request.choice.seed)), Finished(request.id, "stop"))
             case "fail":
                 self.say(Failed(request.id, "context_full", "Too long."))
+            case "grow":
+                self.wants_renewal = True
+                self.say(Finished(request.id, "stop"))
             case "hold":
                 self.held.add(request.id)
                 self.say(Delta(request.id, "held"))

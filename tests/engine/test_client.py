@@ -289,6 +289,25 @@ def test_a_worker_that_aborts_or_talks_nonsense_is_replaced() -> None:
     play(engine, story)
 
 
+def test_a_worker_that_gathered_memory_is_renewed_when_nothing_is_under_way() -> None:
+    engine = engine_of()
+
+    async def story() -> None:
+        first = engine.status()["pid"]
+        held = Reply()
+        engine.submit(request_of(1, "hold"), held)
+        await ask(engine, request_of(2, "grow"))
+        assert (await ask(engine, request_of(3, "say still here"))).text == "still here"
+
+        engine.cancel(1)
+        await until(lambda: engine.status()["pid"] not in (None, first) and engine.is_ready)
+
+        assert not held.failures
+        assert (await ask(engine, request_of(4, "say new"))).text == "new"
+
+    play(engine, story)
+
+
 def test_whoever_follows_the_state_hears_of_every_change() -> None:
     engine = engine_of()
     seen: list[str] = []

@@ -249,6 +249,8 @@ class Engine:
         passed, tokens = now - self._heartbeat_at, heartbeat.tokens - self._heartbeat.tokens
         self._tokens_per_second = tokens / passed if passed > 0 else 0.0
         self._heartbeat, self._heartbeat_at = heartbeat, now
+        if heartbeat.wants_renewal and not self._listeners:
+            self._supervisor.renew()
 
     def _follow(self, state: State) -> None:
         if state != "ready":

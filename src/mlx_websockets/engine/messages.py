@@ -137,6 +137,8 @@ class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
     memory: Memory
     tokens: int
     """Tokens generated since the worker started."""
+    wants_renewal: bool = False
+    """Memory that it can't give back has gathered: it is better begun anew when nothing is under way."""
 
 
 FromWorker = Loading | Ready | LoadFailed | Updates | Heartbeat

@@ -17,7 +17,7 @@ from typing import Literal, NoReturn
 
 from mlx_websockets.engine.channel import ChannelBroken, ChannelClosed
 from mlx_websockets.engine.launch import WORKER_COMMAND, Blas, WorkerProcess
-from mlx_websockets.engine.messages import FromWorker, Load, LoadFailed, ModelSpec, Ready, ToWorker, Updates
+from mlx_websockets.engine.messages import FromWorker, Load, LoadFailed, ModelSpec, Ready, Stop, ToWorker, Updates
 from mlx_websockets.errors import START_ERRORS, StartError
 from mlx_websockets.settings import SHUTDOWN_STEP_SECONDS
 
@@ -123,6 +123,13 @@ class Supervisor:
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait({self._keeper})
+
+    def renew(self) -> None:
+        """Put a new worker in this one's place. For when nothing is under way."""
+        if self.state == "ready":
+            logger.info("the model's process has gathered memory that it can't give back; it is begun anew")
+            self._become("restarting")
+            self.send(Stop())
 
     def send(self, message: ToWorker) -> None:
         """Send to the worker, if there is one; never waits.

@@ -18,6 +18,7 @@ import psutil
 from mlx_websockets.engine.messages import Cancel, FromWorker, Heartbeat, Load, Memory, Stop, Submit, ToWorker, Updates
 from mlx_websockets.engine.worker.batcher import Batcher, RowToken
 from mlx_websockets.engine.worker.detokenizer import Detokenizer, Tokenizer
+from mlx_websockets.engine.worker.drift import Drift
 from mlx_websockets.engine.worker.grammar import Grammars
 from mlx_websockets.engine.worker.prefixes import KeptPrefixes
 from mlx_websockets.engine.worker.prompts import Prompts
@@ -54,6 +55,7 @@ class WorkerLoop:
         kept: what the batchers keep of prompts.
         room: lets requests in as long as there is memory.
         grammars: of replies that are held to a schema.
+        drift: notices memory that does not come back.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class WorkerLoop:
         kept: KeptPrefixes,
         room: Room,
         grammars: Grammars,
+        drift: Drift,
         context_tokens: int,
     ) -> None:
         self._channel = channel
@@ -75,6 +78,7 @@ class WorkerLoop:
         self._kept = kept
         self._room = room
         self._grammars = grammars
+        self._drift = drift
         self._context_tokens = context_tokens
         self._waiting = Waiting()
         self._running: dict[int, Sequence] = {}
@@ -229,14 +233,18 @@ class WorkerLoop:
         now = time.monotonic()
         if now - self._last_heartbeat >= HEARTBEAT_SECONDS:
             self._last_heartbeat = now
-            self._channel.send(
-                Heartbeat(
-                    running=len(self._running),
-                    waiting=len(self._waiting),
-                    memory=memory(self._kept),
-                    tokens=self._tokens,
-                )
-            )
+            self._channel.send(self._heartbeat())
+
+    def _heartbeat(self) -> Heartbeat:
+        held = memory(self._kept)
+        is_idle = not self._running and not self._waiting
+        return Heartbeat(
+            running=len(self._running),
+            waiting=len(self._waiting),
+            memory=held,
+            tokens=self._tokens,
+            wants_renewal=is_idle and self._drift.is_too_much(held),
+        )
 
 
 def memory(kept: KeptPrefixes) -> Memory:

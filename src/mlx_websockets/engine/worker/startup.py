@@ -5,6 +5,7 @@ from collections.abc import Callable
 from mlx_websockets.engine.messages import Loading, ModelSpec, Ready
 from mlx_websockets.engine.worker.batcher import Batcher
 from mlx_websockets.engine.worker.caches import CacheQuantization
+from mlx_websockets.engine.worker.drift import Drift
 from mlx_websockets.engine.worker.grammar import Grammars
 from mlx_websockets.engine.worker.loop import Channel, WorkerLoop, memory
 from mlx_websockets.engine.worker.models import free_bytes, load_model
@@ -55,7 +56,17 @@ def prepare(channel: Channel, spec: ModelSpec) -> WorkerLoop:
     channel.send(Ready(info, memory(kept)))
     grammars = Grammars(loaded.tokenizer)
     room = Room(lambda: free_bytes(info.backend), info.device_bytes, kept)
-    return WorkerLoop(channel, prompts, loaded.tokenizer, new_batcher, kept, room, grammars, info.context_tokens)
+    return WorkerLoop(
+        channel,
+        prompts,
+        loaded.tokenizer,
+        new_batcher,
+        kept,
+        room,
+        grammars,
+        Drift(info.weights_bytes),
+        info.context_tokens,
+    )
 
 
 def _try_out(prompts: Prompts, new_batcher: Callable[[], Batcher], *, sees: bool, is_quantized: bool) -> None:
