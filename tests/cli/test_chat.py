@@ -42,6 +42,13 @@ def test_clear_forgets_what_was_said_and_keeps_what_is_set():
     assert "0.25" in first
 
 
+def test_several_answers_are_told_if_they_are_set():
+    with answering_elsewhere() as url:
+        told = mlx("chat", "--url", url, given="/set candidate_count 3\nHi\n")
+
+    assert told.stdout.splitlines() == ["Hi", "--- 2 of 3 ---", "Hi", "--- 3 of 3 ---", "Hi"]
+
+
 def test_pictures_go_with_the_next_question_and_stay_in_the_conversation():
     first, second = talk(f"/image {CIRCLE} '{CIRCLE}'", "What is it?", "Sure?")
 
