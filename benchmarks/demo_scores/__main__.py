@@ -1,0 +1,135 @@
+"""Asks the demo model everything, through a running server: `python -m benchmarks.demo_scores MATERIALS [--quick]`.
+
+MATERIALS is the folder that scripts/demo_model/materials.sh filled: fonts, packages and the
+held-out photographs. Writes the scores to benchmarks/results, and every answer beside them.
+"""
+
+import argparse
+import datetime
+import json
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.acceptance.serving import serve
+from benchmarks.demo_scores.cases import Case, all_cases
+from benchmarks.demo_scores.judging import invented, is_right
+from mlx_websockets.client import connect_sync
+
+RESULTS = Path(__file__).parents[1] / "results"
+ANSWER_TOKENS = 64
+TEXT_ONLY = 8
+BARS = {
+    "color": 97, "shape": 97, "digit": 97, "letter": 97, "count": 97, "position": 90, "relation": 90, "size": 90,
+    "word": 80, "emoji": 95, "easy-vqa": 95, "easy-vqa negated": 95, "photograph": 95,
+    "text without a picture": 100,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A case with what was said."""
+
+    heading: str
+    question: str
+    wanted: str
+    said: str
+    right: bool
+
+    @staticmethod
+    def to(case: Case, said: str) -> "Answer":
+        return Answer(case.heading, case.question.text, case.question.answer, said, is_right(case, said))
+
+
+def answers_of(model: str, cases: list[Case], texts: list[str]) -> tuple[list[Answer], list[str]]:
+    """What the model says to each case, and to questions without a picture."""
+    with serve(model) as server, connect_sync(server.url) as mlx:
+
+        def ask(text: str, pictures: tuple[bytes, ...] = ()) -> str:
+            reply = mlx.ask(text, images=pictures, temperature=0, max_tokens=ANSWER_TOKENS)
+            return reply.result().text.strip()
+
+        plain = {text: ask(text) for text in texts}
+        answers = []
+        for number, case in enumerate(cases):
+            answer = Answer.to(case, ask(case.question.text, case.pictures))
+            if case.heading == "small talk beside a picture":
+                alone = ask(case.question.text)
+                answer = Answer(case.heading, answer.question, alone, answer.said, answer.said[:40] == alone[:40])
+            answers.append(answer)
+            if number % 20 == 19:
+                print(f"{number + 1} of {len(cases)}", flush=True)
+    return answers, list(plain.values())
+
+
+def report(answers: list[Answer]) -> str:
+    """The scores by heading, and what was taken for what."""
+    headings = list(dict.fromkeys(answer.heading for answer in answers))
+    lines = ["| asked | right | of | share | bar |", "|---|---|---|---|---|"]
+    for heading in headings:
+        mine = [answer for answer in answers if answer.heading == heading]
+        right = sum(answer.right for answer in mine)
+        bar = f"{BARS[heading]} %" if heading in BARS else ""
+        lines.append(f"| {heading} | {right} | {len(mine)} | {100 * right / len(mine):.0f} % | {bar} |")
+    return "\n".join([*lines, "", "## What was taken for what", "", confusions(answers)])
+
+
+def confusions(answers: list[Answer], most: int = 40) -> str:
+    """The wrong answers, most frequent first."""
+    wrong = [answer for answer in answers if not answer.right]
+    counted = Counter((answer.heading, answer.wanted, answer.said[:120]) for answer in wrong)
+    lines = ["| asked | wanted | said | times |", "|---|---|---|---|"]
+    for (heading, wanted, said), times in counted.most_common(most):
+        lines.append(f"| {heading} | {_cell(wanted[:120])} | {_cell(said)} | {times} |")
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def smollm2_answers(texts: list[str]) -> list[str]:
+    """What plain SmolLM2 says, served by the same server."""
+    from mlx_websockets.engine.worker.demo import smollm2_text_model
+
+    return answers_of(str(smollm2_text_model(lambda _: None)), [], texts)[1]
+
+
+def main() -> int:
+    """Ask, judge, and write the report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("materials", type=Path)
+    parser.add_argument("--model", default="demo", help="or the folder of a candidate")
+    parser.add_argument("--quick", action="store_true", help="a sample of each kind; nothing is written")
+    parser.add_argument("--only", default="", help="headings with commas between them")
+    given = parser.parse_args()
+    only = {name for name in given.only.split(",") if name}
+    cases = [case for case in all_cases(given.materials, quick=given.quick) if not only or case.heading in only]
+    from scripts.demo_model.small_talk import questions
+
+    texts = [] if only else questions()[::70][:TEXT_ONLY]
+    answers, alone = answers_of(given.model, cases, texts)
+    if texts:
+        for text, said, wanted in zip(texts, alone, smollm2_answers(texts), strict=True):
+            answers.append(Answer("text without a picture", text, wanted, said, said == wanted))
+    body = report(answers)
+    print(body)
+    photos = [answer for answer in answers if answer.heading == "photograph"]
+    print(f"objects invented in {sum(bool(invented(each.said)) for each in photos)} of {len(photos)} photographs")
+    if not given.quick and not only:
+        _write(body, answers)
+    return 0
+
+
+def _write(body: str, answers: list[Answer]) -> None:
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    path = RESULTS / f"demo-model-{today}.md"
+    title = f"# What the demo model knows, asked on {today}\n\n`python -m benchmarks.demo_scores MATERIALS`\n\n"
+    path.write_text(title + body + "\n", "utf-8")
+    rows = [{name: getattr(answer, name) for name in Answer.__slots__} for answer in answers]
+    path.with_suffix(".json").write_text(json.dumps(rows, ensure_ascii=False, indent=0), "utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

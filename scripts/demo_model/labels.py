@@ -1,0 +1,115 @@
+"""Scenes as arrays: what the renderer draws from, and what each thing is to be recognised by.
+
+Every patch of a picture that shows a thing is taught what the thing is, what it is called
+after, where it lies, how many are like it, and what lies on each side of it. Nothing here
+imports PyTorch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scripts.demo_model.questions import EDGES, RELATIONS, relation
+from scripts.demo_model.scenes import GROUNDS, MOST_THINGS, Scene, Thing
+from scripts.demo_model.vocabulary import (
+    CHARACTERS,
+    COLORS,
+    EMOJI_NAMES,
+    FIRST_CHARACTER_KIND,
+    FIRST_EMOJI_KIND,
+    PATCH_KINDS,
+    SHAPES,
+    TEXT_KIND,
+)
+
+THING_FIELDS = ("sprite", "is_tinted", "red", "green", "blue", "x", "y", "radius", "turn", "is_mirrored")
+LABEL_FIELDS = ("kind", "color", "place", "things", "same_name", "same_color", "is_largest", "is_smallest")
+GROUND_FIELDS = ("ground", "red", "green", "blue", "other_red", "other_green", "other_blue", "aspect", "is_gray")
+
+PHOTO_KIND = PATCH_KINDS
+"""What every patch of a photograph is taught to be."""
+CLASSES = {
+    "kind": PATCH_KINDS + 1,
+    "color": 1 + len(COLORS),
+    "place": 10,
+    "things": MOST_THINGS + 1,
+    "same_name": MOST_THINGS + 1,
+    "same_color": MOST_THINGS + 1,
+}
+"""How many values each label can have; 0 is for the background."""
+
+_COLOR_NUMBERS = {name: 1 + number for number, name in enumerate(COLORS)}
+_SHAPE_NUMBERS = {name: number for number, name in enumerate(SHAPES)}
+_EMOJI_NUMBERS = {name: number for number, name in enumerate(EMOJI_NAMES)}
+
+
+@dataclass(frozen=True)
+class SceneArrays:
+    """Many scenes.
+
+    Attributes:
+        things: (scenes, MOST_THINGS, THING_FIELDS) float32; sprite 0 is no thing.
+        labels: (scenes, MOST_THINGS, LABEL_FIELDS) int64.
+        relations: (scenes, MOST_THINGS, MOST_THINGS) int64: how the second lies to the first, 1 on; 0 if askew.
+        grounds: (scenes, GROUND_FIELDS) float32.
+    """
+
+    things: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+    relations: npt.NDArray[np.int64]
+    grounds: npt.NDArray[np.float32]
+
+
+def arrays_of(scenes: Sequence[Scene | None]) -> SceneArrays:
+    """None is a picture that is not drawn."""
+    arrays = SceneArrays(
+        np.zeros((len(scenes), MOST_THINGS, len(THING_FIELDS)), np.float32),
+        np.zeros((len(scenes), MOST_THINGS, len(LABEL_FIELDS)), np.int64),
+        np.zeros((len(scenes), MOST_THINGS, MOST_THINGS), np.int64),
+        np.zeros((len(scenes), len(GROUND_FIELDS)), np.float32),
+    )
+    arrays.grounds[:, GROUND_FIELDS.index("aspect")] = 1
+    for at, scene in enumerate(scenes):
+        if scene is not None:
+            _fill(arrays, at, scene)
+    return arrays
+
+
+def kind_number(thing: Thing) -> int:
+    """What its patches are taught to be."""
+    match thing.kind:
+        case "shape":
+            return 1 + _SHAPE_NUMBERS[thing.name]
+        case "digit" | "letter":
+            return FIRST_CHARACTER_KIND + CHARACTERS.index(thing.name)
+        case "emoji":
+            return FIRST_EMOJI_KIND + _EMOJI_NUMBERS[thing.name]
+    return TEXT_KIND
+
+
+def _fill(arrays: SceneArrays, at: int, scene: Scene) -> None:
+    ground = scene.background
+    arrays.grounds[at] = (
+        GROUNDS.index(ground.ground), *ground.rgb, *ground.other_rgb, scene.aspect, scene.is_gray
+    )  # fmt: skip
+    radii = [thing.radius for thing in scene.things]
+    names = [thing.name for thing in scene.things]
+    colors = [thing.color for thing in scene.things]
+    for number, thing in enumerate(scene.things):
+        arrays.things[at, number] = (
+            thing.sprite + 1, thing.kind != "emoji", *thing.rgb, thing.x, thing.y, thing.radius, thing.turn,
+            thing.is_mirrored,
+        )  # fmt: skip
+        arrays.labels[at, number] = (
+            kind_number(thing), _COLOR_NUMBERS.get(thing.color or "", 0), _place(thing), len(radii),
+            names.count(thing.name), colors.count(thing.color), thing.radius == max(radii), thing.radius == min(radii),
+        )  # fmt: skip
+        for other_number, other in enumerate(scene.things):
+            how = None if other is thing else relation(other, thing, scene.aspect)
+            arrays.relations[at, number, other_number] = 0 if how is None else 1 + RELATIONS.index(how)
+
+
+def _place(thing: Thing) -> int:
+    column = sum(thing.x > edge for edge in EDGES)
+    return 1 + 3 * sum(thing.y > edge for edge in EDGES) + column
