@@ -458,3 +458,18 @@ def test_connections_come_and_go_and_leave_nothing():
             await holds(lambda: not server.engine.running)
 
     asyncio.run(story())
+
+
+def test_more_candidates_than_the_engine_has_rows_are_refused():
+    async def story():
+        engine = StartableScriptedEngine()
+        engine.rows = 2
+        async with running(engine) as server:
+            peer = await server.peer()
+            await say(peer, type="text_input", id="q", content="Hi", config={"candidateCount": 3})
+            return await hear(peer)
+
+    refused = asyncio.run(story())
+
+    assert (refused["code"], refused["param"]) == ("invalid_config", "$.config.candidateCount")
+    assert refused["error"] == "`candidateCount` must be a whole number between 1 and 2, got 3"

@@ -35,6 +35,7 @@ from mlx_websockets.images import open_images
 from mlx_websockets.likeness import View, difference, view_of
 from mlx_websockets.metrics import Metrics
 from mlx_websockets.protocols.wire import WireProtocol
+from mlx_websockets.sampling import Sampling
 from mlx_websockets.server.farewell import STOPPING, Farewell
 from mlx_websockets.server.floor import Engine, Floor
 from mlx_websockets.server.limits import Limits
@@ -128,7 +129,7 @@ class Desk:
         self.party = party
         self.limits = _limits_of(party, house.limits)
         self.session = Session(
-            house.settings.sampling,
+            _sampling(house),
             house.floor.numbers,
             max_waiting=house.limits.max_waiting,
             reply_seconds=house.limits.reply_seconds,
@@ -448,6 +449,12 @@ def _limits_of(party: Party | None, limits: Limits) -> Limits:
     if party is None or party.requests_per_minute is None:
         return limits
     return replace(limits, requests_per_minute=party.requests_per_minute)
+
+
+def _sampling(house: House) -> Sampling:
+    """What a connection starts from; nobody may ask for more rows than there are, and so wait for ever."""
+    engine, sampling = house.engine.engine_of(None), house.settings.sampling
+    return replace(sampling, rows=min(sampling.rows, engine.rows)) if engine is not None else sampling
 
 
 def _replay(limits: Limits) -> Replay:
