@@ -73,7 +73,8 @@ install_packages() {
     # The builds of MLX own the same files: the old one has to go before the new one comes.
     "$VENV/bin/python" -m pip uninstall --quiet --yes mlx-cpu mlx-cuda-12 mlx-cuda-13
   fi
-  "$VENV/bin/python" -m pip install --disable-pip-version-check --require-hashes -r "$LOCK"
+  # Compiling every module takes as long as all the rest; Python compiles those that are used.
+  "$VENV/bin/python" -m pip install --disable-pip-version-check --no-compile --require-hashes -r "$LOCK"
 }
 
 install_checkout() {
