@@ -123,8 +123,12 @@ def worker_breaks(fate: Fate, promise: str, rounds: int) -> Outcome:
         and seen["following questions answered"] == f"{2 * rounds} of {2 * rounds}"
         and not seen["sockets lost"]
     )
-    lost = f"{seen['sockets lost']} sockets" if seen["sockets lost"] else ""
-    return Outcome(promise, kept, seen, times(rounds), lost)
+    return Outcome(promise, kept, seen, times(rounds), lost_with_a_worker(seen))
+
+
+def lost_with_a_worker(seen: dict[str, Any]) -> str:
+    replies = "the rest of the replies that ran; each was told"
+    return f"{seen['sockets lost']} sockets, and {replies}" if seen["sockets lost"] else replies
 
 
 async def starve_worker(server: Server, rounds: int) -> dict[str, Any]:
@@ -159,9 +163,7 @@ def memory_runs_out(promise: str, rounds: int) -> Outcome:
     with tiny_model() as model, serve(model) as server:
         seen = asyncio.run(starve_worker(server, rounds))
     kept = seen["following questions answered"] == f"{rounds} of {rounds}" and not seen["sockets lost"]
-    return Outcome(
-        promise, kept, seen, times(rounds), f"{seen['sockets lost']} sockets" if seen["sockets lost"] else ""
-    )
+    return Outcome(promise, kept, seen, times(rounds), lost_with_a_worker(seen))
 
 
 # --- the machine ----------------------------------------------------------------------
