@@ -174,6 +174,7 @@ class WorkerLoop:
             self._running.clear()
             self._batcher = self._new_batcher()
             self._kept.shrink(0)
+            self._prompts.clear()
             mx.clear_cache()
             return
         for token in tokens:
@@ -236,7 +237,7 @@ class WorkerLoop:
             self._channel.send(self._heartbeat())
 
     def _heartbeat(self) -> Heartbeat:
-        held = memory(self._kept)
+        held = memory(self._kept.nbytes + self._prompts.nbytes)
         is_idle = not self._running and not self._waiting
         return Heartbeat(
             running=len(self._running),
@@ -247,14 +248,14 @@ class WorkerLoop:
         )
 
 
-def memory(kept: KeptPrefixes) -> Memory:
+def memory(kept_bytes: int) -> Memory:
     """What this process holds now."""
     return Memory(
         active=mx.get_active_memory(),
         cached=mx.get_cache_memory(),
         peak=mx.get_peak_memory(),
         resident=psutil.Process().memory_info().rss,
-        kept=kept.nbytes,
+        kept=kept_bytes,
     )
 
 

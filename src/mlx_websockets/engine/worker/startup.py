@@ -53,7 +53,7 @@ def prepare(channel: Channel, spec: ModelSpec) -> WorkerLoop:
 
     channel.send(Loading("trying the model out"))
     _try_out(prompts, new_batcher, sees=info.sees, is_quantized=quantization is not None)
-    channel.send(Ready(info, memory(kept)))
+    channel.send(Ready(info, memory(kept.nbytes + prompts.nbytes)))
     grammars = Grammars(loaded.tokenizer)
     room = Room(lambda: free_bytes(info.backend), info.device_bytes, kept)
     return WorkerLoop(
