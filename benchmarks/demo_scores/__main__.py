@@ -5,6 +5,7 @@ held-out photographs. Writes the scores to benchmarks/results, and every answer 
 """
 
 import argparse
+import asyncio
 import datetime
 import json
 import sys
@@ -12,14 +13,21 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from scripts.demo_model.small_talk import questions
+
 from benchmarks.acceptance.serving import serve
-from benchmarks.demo_scores.cases import Case, all_cases
+from benchmarks.demo_scores.cases import QUICK_SHARE, Case, all_cases
 from benchmarks.demo_scores.judging import invented, is_right
-from mlx_websockets.client import connect_sync
+from mlx_websockets.client import connect
 
 RESULTS = Path(__file__).parents[1] / "results"
 ANSWER_TOKENS = 64
 TEXT_ONLY = 8
+AT_ONCE = 4
+"""Questions side by side: a batch's replies are those of one alone."""
+ALIKE = 40
+"""Characters of a long reply that must agree."""
+SMALL_TALK = "small talk beside a picture"
 BARS = {
     "color": 97, "shape": 97, "digit": 97, "letter": 97, "count": 97, "position": 90, "relation": 90, "size": 90,
     "word": 80, "emoji": 95, "easy-vqa": 95, "easy-vqa negated": 95, "photograph": 95,
@@ -37,30 +45,35 @@ class Answer:
     said: str
     right: bool
 
-    @staticmethod
-    def to(case: Case, said: str) -> "Answer":
-        return Answer(case.heading, case.question.text, case.question.answer, said, is_right(case, said))
-
 
 def answers_of(model: str, cases: list[Case], texts: list[str]) -> tuple[list[Answer], list[str]]:
     """What the model says to each case, and to questions without a picture."""
-    with serve(model) as server, connect_sync(server.url) as mlx:
+    with serve(model) as server:
+        return asyncio.run(_asked(server.url, cases, texts))
 
-        def ask(text: str, pictures: tuple[bytes, ...] = ()) -> str:
-            reply = mlx.ask(text, images=pictures, temperature=0, max_tokens=ANSWER_TOKENS)
-            return reply.result().text.strip()
 
-        plain = {text: ask(text) for text in texts}
-        answers = []
-        for number, case in enumerate(cases):
-            answer = Answer.to(case, ask(case.question.text, case.pictures))
-            if case.heading == "small talk beside a picture":
-                alone = ask(case.question.text)
-                answer = Answer(case.heading, answer.question, alone, answer.said, answer.said[:40] == alone[:40])
-            answers.append(answer)
-            if number % 20 == 19:
-                print(f"{number + 1} of {len(cases)}", flush=True)
-    return answers, list(plain.values())
+async def _asked(url: str, cases: list[Case], texts: list[str]) -> tuple[list[Answer], list[str]]:
+    turns = asyncio.Semaphore(AT_ONCE)
+    done: list[Case] = []
+    async with connect(url) as mlx:
+
+        async def ask(text: str, pictures: tuple[bytes, ...] = ()) -> str:
+            async with turns:
+                reply = mlx.ask(text, images=pictures, temperature=0, max_tokens=ANSWER_TOKENS)
+                return (await reply.text()).strip()
+
+        async def answer(case: Case) -> Answer:
+            said = await ask(case.question.text, case.pictures)
+            done.append(case)
+            if len(done) % 20 == 0:
+                print(f"{len(done)} of {len(cases)}", flush=True)
+            if case.heading != SMALL_TALK:
+                return Answer(case.heading, case.question.text, case.question.answer, said, is_right(case, said))
+            alone = await ask(case.question.text)
+            return Answer(case.heading, case.question.text, alone, said, said[:ALIKE] == alone[:ALIKE])
+
+        answers = await asyncio.gather(*(answer(case) for case in cases))
+        return answers, await asyncio.gather(*(ask(text) for text in texts))
 
 
 def report(answers: list[Answer]) -> str:
@@ -101,13 +114,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("materials", type=Path)
     parser.add_argument("--model", default="demo", help="or the folder of a candidate")
-    parser.add_argument("--quick", action="store_true", help="a sample of each kind; nothing is written")
+    parser.add_argument("--share", type=float, default=1.0, help="how much of each kind is asked")
+    parser.add_argument("--quick", action="store_true", help="a small sample of each kind; nothing is written")
     parser.add_argument("--only", default="", help="headings with commas between them")
     given = parser.parse_args()
     only = {name for name in given.only.split(",") if name}
-    cases = [case for case in all_cases(given.materials, quick=given.quick) if not only or case.heading in only]
-    from scripts.demo_model.small_talk import questions
-
+    cases = [
+        case
+        for case in all_cases(given.materials, QUICK_SHARE if given.quick else given.share)
+        if not only or case.heading in only
+    ]
     texts = [] if only else questions()[::70][:TEXT_ONLY]
     answers, alone = answers_of(given.model, cases, texts)
     if texts:

@@ -58,9 +58,8 @@ class Case:
     also_right: tuple[str, ...] = ()
 
 
-def all_cases(materials: Path, *, quick: bool) -> list[Case]:
-    """Every case, or a sample of each kind."""
-    share = QUICK_SHARE if quick else 1.0
+def all_cases(materials: Path, share: float) -> list[Case]:
+    """Every case, or a share of each kind."""
 
     def some(count: int) -> int:
         return max(2, round(count * share))

@@ -461,7 +461,7 @@ def main() -> None:
     ]
     for worker in workers:
         worker.start()
-    # With cuDNN's kernel and our mask the training diverged (torch 2.11, H200).
+    # A training with cuDNN's kernel for attention diverged, one without it did not (torch 2.11, H200).
     torch.backends.cuda.enable_cudnn_sdp(False)
     try:
         Training(given).run(iter(queue.get, None))
