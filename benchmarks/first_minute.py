@@ -11,6 +11,7 @@ import argparse
 import datetime
 import os
 import platform
+import resource
 import signal
 import subprocess
 import sys
@@ -129,6 +130,12 @@ def follow(server: "subprocess.Popen[str]", watch: Watch) -> str:
     raise SystemExit("".join(lines[-20:]) + "It did not come to serve.")
 
 
+def cpu_seconds() -> float:
+    """Of every process that was started and has ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def as_report(watch: Watch, said: str, load: float) -> str:
     rows = "\n".join(f"| {step} | {seconds:.1f} |" for step, seconds in watch.seconds.items())
     system = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
@@ -137,6 +144,7 @@ def as_report(watch: Watch, said: str, load: float) -> str:
 `python -m benchmarks.first_minute`
 
 {system}; load {load:.1f} as it began. Packages came from a nearby index, and no cache was there.
+It took {cpu_seconds():.0f} seconds of CPU, whatever else ran meanwhile.
 
 | step | seconds |
 |---|---|
