@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -192,7 +192,7 @@ def network_address() -> str:
         return address
 
 
-def violations(page: Any, where: Sequence[str] = ()) -> list[str]:
+def violations(page: Any) -> list[str]:
     """What axe has against the page as it stands, a line each."""
     from axe_playwright_python.sync_playwright import Axe
 
