@@ -9,7 +9,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_websockets.engine.worker.sampler import BatchSampler, RowSampling
+from mlx_websockets.engine.worker.batch.sampler import BatchSampler, RowSampling
 from mlx_websockets.generation import Choice
 
 ROWS = (1, 4, 16)

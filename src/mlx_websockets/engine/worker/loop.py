@@ -16,12 +16,12 @@ import msgspec
 import psutil
 
 from mlx_websockets.engine.messages import Cancel, FromWorker, Heartbeat, Load, Memory, Stop, Submit, ToWorker, Updates
-from mlx_websockets.engine.worker.batcher import Batcher, RowToken
-from mlx_websockets.engine.worker.detokenizer import Detokenizer, Tokenizer
+from mlx_websockets.engine.worker.batch.batcher import Batcher, RowToken
+from mlx_websockets.engine.worker.batch.prefixes import KeptPrefixes
 from mlx_websockets.engine.worker.drift import Drift
-from mlx_websockets.engine.worker.grammar import Grammars
-from mlx_websockets.engine.worker.prefixes import KeptPrefixes
-from mlx_websockets.engine.worker.prompts import Prompts
+from mlx_websockets.engine.worker.prompting.prompts import Prompts
+from mlx_websockets.engine.worker.reply.detokenizer import Detokenizer, Tokenizer
+from mlx_websockets.engine.worker.reply.grammar import Grammars
 from mlx_websockets.engine.worker.room import Room
 from mlx_websockets.engine.worker.scheduler import Waiting
 from mlx_websockets.engine.worker.sequence import Candidate, Sequence

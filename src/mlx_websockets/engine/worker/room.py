@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import mlx.core as mx
 
-from mlx_websockets.engine.worker.batcher import Batcher
-from mlx_websockets.engine.worker.prefixes import KeptPrefixes
+from mlx_websockets.engine.worker.batch.batcher import Batcher
+from mlx_websockets.engine.worker.batch.prefixes import KeptPrefixes
 from mlx_websockets.errors import EngineError
 
 MARGIN_SHARE = 0.05

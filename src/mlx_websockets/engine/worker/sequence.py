@@ -4,8 +4,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlx_websockets.engine.worker.detokenizer import Detokenizer
-from mlx_websockets.engine.worker.grammar import Grammar
+from mlx_websockets.engine.worker.reply.detokenizer import Detokenizer
+from mlx_websockets.engine.worker.reply.grammar import Grammar
 from mlx_websockets.errors import EngineError
 from mlx_websockets.generation import Finished, FinishReason, GenerationRequest, Timings, Usage
 

@@ -3,14 +3,14 @@
 from collections.abc import Callable
 
 from mlx_websockets.engine.messages import Loading, ModelSpec, Ready
-from mlx_websockets.engine.worker.batcher import Batcher
-from mlx_websockets.engine.worker.caches import CacheQuantization
+from mlx_websockets.engine.worker.batch.batcher import Batcher
+from mlx_websockets.engine.worker.batch.caches import CacheQuantization
+from mlx_websockets.engine.worker.batch.prefixes import KeptPrefixes
 from mlx_websockets.engine.worker.drift import Drift
-from mlx_websockets.engine.worker.grammar import Grammars
 from mlx_websockets.engine.worker.loop import Channel, WorkerLoop, memory
 from mlx_websockets.engine.worker.models import free_bytes, load_model
-from mlx_websockets.engine.worker.prefixes import KeptPrefixes
-from mlx_websockets.engine.worker.prompts import Prompts
+from mlx_websockets.engine.worker.prompting.prompts import Prompts
+from mlx_websockets.engine.worker.reply.grammar import Grammars
 from mlx_websockets.engine.worker.room import Room
 from mlx_websockets.errors import ModelBroken, UsageError
 from mlx_websockets.generation import ChatMessage, Choice, GenerationRequest, Image

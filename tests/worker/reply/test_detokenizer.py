@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_websockets.engine.worker.detokenizer import Detokenizer
+from mlx_websockets.engine.worker.reply.detokenizer import Detokenizer
 
 
 class Bytes:

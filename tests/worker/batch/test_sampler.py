@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_websockets.engine.worker.sampler import BatchSampler, Chosen, RowSampling
+from mlx_websockets.engine.worker.batch.sampler import BatchSampler, Chosen, RowSampling
 from mlx_websockets.generation import Choice
 
 GRAMMAR = "{}"  # any: the sampler only looks whether there is one

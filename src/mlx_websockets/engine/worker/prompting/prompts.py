@@ -17,9 +17,9 @@ from mlx_vlm.prompt_utils import apply_chat_template
 from mlx_vlm.utils import prepare_inputs, should_add_special_tokens
 from tokenizers import AddedToken
 
-from mlx_websockets.engine.worker.embedding import Embedder, Processed
-from mlx_websockets.engine.worker.pictures import fingerprint, prompt_keys
-from mlx_websockets.engine.worker.processing import opened, with_memory
+from mlx_websockets.engine.worker.prompting.embedding import Embedder, Processed
+from mlx_websockets.engine.worker.prompting.pictures import fingerprint, prompt_keys
+from mlx_websockets.engine.worker.prompting.processing import opened, with_memory
 from mlx_websockets.engine.worker.sequence import Prompt
 from mlx_websockets.errors import EngineError
 from mlx_websockets.generation import ChatMessage, GenerationRequest, Image

@@ -10,7 +10,7 @@ import pytest
 from mlx_vlm.prompt_utils import apply_chat_template
 from mlx_vlm.utils import prepare_inputs, should_add_special_tokens
 
-from mlx_websockets.engine.worker.prompts import Prompts
+from mlx_websockets.engine.worker.prompting.prompts import Prompts
 from mlx_websockets.engine.worker.sequence import Prompt
 from mlx_websockets.errors import EngineError
 from mlx_websockets.generation import ChatMessage, Choice, GenerationRequest, Image

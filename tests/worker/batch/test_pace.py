@@ -1,4 +1,4 @@
-from mlx_websockets.engine.worker.pace import FIRST_CHUNK, SHORTEST_CHUNK, STRETCH, Pace
+from mlx_websockets.engine.worker.batch.pace import FIRST_CHUNK, SHORTEST_CHUNK, STRETCH, Pace
 
 
 def with_gaps(pace: Pace, usual: float, of_chunk: float, times: int = 20) -> Pace:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from mlx_websockets.engine.worker.masses import (
+from mlx_websockets.engine.worker.batch.masses import (
     least_of,
     likeliest,
     log_sum,

@@ -18,7 +18,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_websockets.engine.worker.features import Features, KeptFeatures
+from mlx_websockets.engine.worker.prompting.features import Features, KeptFeatures
 
 logger = logging.getLogger(__name__)
 

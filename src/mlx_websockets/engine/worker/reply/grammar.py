@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from llguidance import LLMatcher, LLTokenizer
 
-from mlx_websockets.engine.worker.compiler import Rehearsal, compiled, too_complex
+from mlx_websockets.engine.worker.reply.compiler import Rehearsal, compiled, too_complex
 from mlx_websockets.errors import EngineError
 
 MAX_KEPT = 32

@@ -13,9 +13,9 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from mlx_websockets.engine.worker import caches
-from mlx_websockets.engine.worker.caches import Caches
-from mlx_websockets.engine.worker.sampler import BatchSampler, Chosen, RowSampling
+from mlx_websockets.engine.worker.batch import caches
+from mlx_websockets.engine.worker.batch.caches import Caches
+from mlx_websockets.engine.worker.batch.sampler import BatchSampler, Chosen, RowSampling
 
 
 class Grammar(Protocol):

@@ -9,8 +9,8 @@ import mlx.core as mx
 import mlx_vlm
 import pytest
 
-from mlx_websockets.engine.worker.embedding import Embedded, Embedder, Processed
-from mlx_websockets.engine.worker.prompts import Prompts
+from mlx_websockets.engine.worker.prompting.embedding import Embedded, Embedder, Processed
+from mlx_websockets.engine.worker.prompting.prompts import Prompts
 from mlx_websockets.engine.worker.sequence import Prompt
 from mlx_websockets.generation import ChatMessage, Choice, GenerationRequest, Image
 from tiny_models import tiny_qwen_vl

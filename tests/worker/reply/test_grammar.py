@@ -12,9 +12,9 @@ import numpy as np
 import psutil
 import pytest
 
-from mlx_websockets.engine.worker.compiler import Rehearsal
-from mlx_websockets.engine.worker.grammar import Grammar, Grammars
-from mlx_websockets.engine.worker.prompts import MAX_MESSAGES, Prompts
+from mlx_websockets.engine.worker.prompting.prompts import MAX_MESSAGES, Prompts
+from mlx_websockets.engine.worker.reply.compiler import Rehearsal
+from mlx_websockets.engine.worker.reply.grammar import Grammar, Grammars
 from mlx_websockets.errors import EngineError
 
 

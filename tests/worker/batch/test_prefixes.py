@@ -4,9 +4,9 @@ import mlx.core as mx
 import pytest
 from mlx_vlm.models.cache import KVCache, RotatingKVCache
 
-from mlx_websockets.engine.worker import caches
-from mlx_websockets.engine.worker.caches import Caches
-from mlx_websockets.engine.worker.prefixes import SHORTEST_WORTH_KEEPING, KeptPrefixes
+from mlx_websockets.engine.worker.batch import caches
+from mlx_websockets.engine.worker.batch.caches import Caches
+from mlx_websockets.engine.worker.batch.prefixes import SHORTEST_WORTH_KEEPING, KeptPrefixes
 
 KEYS = list(range(100, 120))
 

@@ -10,8 +10,8 @@ import pytest
 from mlx.utils import tree_map
 from mlx_vlm.models.llama import Model, ModelConfig
 
-from mlx_websockets.engine.worker.batcher import Batcher
-from mlx_websockets.engine.worker.prefixes import KeptPrefixes
+from mlx_websockets.engine.worker.batch.batcher import Batcher
+from mlx_websockets.engine.worker.batch.prefixes import KeptPrefixes
 from mlx_websockets.engine.worker.room import LEAST_MARGIN_BYTES, Room
 from mlx_websockets.engine.worker.sequence import Prompt
 from mlx_websockets.errors import EngineError

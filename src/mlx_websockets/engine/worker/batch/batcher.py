@@ -14,13 +14,13 @@ from typing import Any, Literal
 
 import mlx.core as mx
 
-from mlx_websockets.engine.worker import caches
-from mlx_websockets.engine.worker.caches import CacheQuantization, Caches
-from mlx_websockets.engine.worker.decoding import Decoding, Grammar, Left, Row, Token
-from mlx_websockets.engine.worker.pace import Pace
-from mlx_websockets.engine.worker.prefill import Prefill, goes_with_others, may_be_cut
-from mlx_websockets.engine.worker.prefixes import SHORTEST_WORTH_KEEPING, KeptPrefixes, alike
-from mlx_websockets.engine.worker.sampler import RowSampling
+from mlx_websockets.engine.worker.batch import caches
+from mlx_websockets.engine.worker.batch.caches import CacheQuantization, Caches
+from mlx_websockets.engine.worker.batch.decoding import Decoding, Grammar, Left, Row, Token
+from mlx_websockets.engine.worker.batch.pace import Pace
+from mlx_websockets.engine.worker.batch.prefill import Prefill, goes_with_others, may_be_cut
+from mlx_websockets.engine.worker.batch.prefixes import SHORTEST_WORTH_KEEPING, KeptPrefixes, alike
+from mlx_websockets.engine.worker.batch.sampler import RowSampling
 from mlx_websockets.engine.worker.scheduler import first_in_line
 from mlx_websockets.engine.worker.sequence import Prompt
 from mlx_websockets.generation import Choice, Priority

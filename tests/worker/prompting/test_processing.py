@@ -10,8 +10,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from mlx_websockets.engine.worker.pictures import fingerprint
-from mlx_websockets.engine.worker.processing import RememberingImageProcessor, opened, with_memory
+from mlx_websockets.engine.worker.prompting.pictures import fingerprint
+from mlx_websockets.engine.worker.prompting.processing import RememberingImageProcessor, opened, with_memory
 from mlx_websockets.generation import Image
 
 BYTES = 4 * 3 * 4  # of one picture below

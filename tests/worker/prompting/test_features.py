@@ -2,7 +2,7 @@
 
 import mlx.core as mx
 
-from mlx_websockets.engine.worker.features import Features, KeptFeatures
+from mlx_websockets.engine.worker.prompting.features import Features, KeptFeatures
 
 SIZE = 4 * 8 * 4  # bytes of one picture's
 ONE, TWO, THREE = b"1", b"2", b"3"

@@ -1,6 +1,6 @@
 """A picture's keys: the same exactly where the picture is the same."""
 
-from mlx_websockets.engine.worker.pictures import fingerprint, prompt_keys
+from mlx_websockets.engine.worker.prompting.pictures import fingerprint, prompt_keys
 from mlx_websockets.generation import Image
 
 PLACE, END = 7, 8

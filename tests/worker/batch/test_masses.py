@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_websockets.engine.worker.masses import (
+from mlx_websockets.engine.worker.batch.masses import (
     WHOLE,
     edge_by_bits,
     edge_by_sorting,

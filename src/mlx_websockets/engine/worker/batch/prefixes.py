@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mlx_websockets.engine.worker import caches
-from mlx_websockets.engine.worker.caches import Caches
+from mlx_websockets.engine.worker.batch import caches
+from mlx_websockets.engine.worker.batch.caches import Caches
 
 SHORTEST_WORTH_KEEPING = 8
 

@@ -8,8 +8,8 @@ import PIL.Image
 import pytest
 from mlx_vlm.prompt_utils import apply_chat_template
 
-from mlx_websockets.engine.worker.batcher import Batcher, RowToken
-from mlx_websockets.engine.worker.prompts import Prompts
+from mlx_websockets.engine.worker.batch.batcher import Batcher, RowToken
+from mlx_websockets.engine.worker.prompting.prompts import Prompts
 from mlx_websockets.generation import ChatMessage, Choice, GenerationRequest, Image
 
 TOKENS = 24

@@ -11,8 +11,8 @@ from mlx_vlm.generate.ar import (
 )
 from mlx_vlm.generate.common import _chunked_prefill_enabled
 
-from mlx_websockets.engine.worker import caches
-from mlx_websockets.engine.worker.caches import Caches
+from mlx_websockets.engine.worker.batch import caches
+from mlx_websockets.engine.worker.batch.caches import Caches
 from mlx_websockets.engine.worker.sequence import Prompt
 
 LAST_PIECE = 32
