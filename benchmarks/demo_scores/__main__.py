@@ -134,14 +134,15 @@ def main() -> int:
     photos = [answer for answer in answers if answer.heading == "photograph"]
     print(f"objects invented in {sum(bool(invented(each.said)) for each in photos)} of {len(photos)} photographs")
     if not given.quick and not only:
-        _write(body, answers)
+        _write(body, answers, given.share)
     return 0
 
 
-def _write(body: str, answers: list[Answer]) -> None:
+def _write(body: str, answers: list[Answer], share: float) -> None:
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     path = RESULTS / f"demo-model-{today}.md"
-    title = f"# What the demo model knows, asked on {today}\n\n`python -m benchmarks.demo_scores MATERIALS`\n\n"
+    command = f"python -m benchmarks.demo_scores MATERIALS{f' --share {share}' if share != 1 else ''}"
+    title = f"# What the demo model knows, asked on {today}\n\n`{command}`\n\n"
     path.write_text(title + body + "\n", "utf-8")
     rows = [{name: getattr(answer, name) for name in Answer.__slots__} for answer in answers]
     path.with_suffix(".json").write_text(json.dumps(rows, ensure_ascii=False, indent=0), "utf-8")

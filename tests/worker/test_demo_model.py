@@ -53,6 +53,10 @@ def test_it_sees_and_says_so(loaded: LoadedModel):
     assert loaded.info.context_tokens == 8192
 
 
+def test_it_takes_as_many_pictures_as_it_was_trained_with(loaded: LoadedModel):
+    assert loaded.info.max_images == demo.MAX_IMAGES
+
+
 def test_it_names_a_colour_and_a_shape(loaded: LoadedModel):
     from mlx_vlm import generate
 

@@ -39,6 +39,8 @@ PATCH_SIDE = 12
 SHUFFLE = 2
 IMAGE_TOKENS = (IMAGE_SIDE // PATCH_SIDE // SHUFFLE) ** 2
 IMAGE_TOKEN_ID = 4
+MAX_IMAGES = 3
+"""So many pictures in one question is what it was trained with."""
 
 RENAMED_TOKENS = {
     "<reponame>": "<image>",
@@ -52,6 +54,7 @@ CONFIG: dict[str, Any] = {
     "model_type": "idefics3",
     "architectures": ["Idefics3ForConditionalGeneration"],
     "image_token_id": IMAGE_TOKEN_ID,
+    "max_images": MAX_IMAGES,
     "scale_factor": SHUFFLE,
     "vocab_size": smollm2.CONFIG["vocab_size"],
     "bos_token_id": 1,

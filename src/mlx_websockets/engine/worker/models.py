@@ -318,7 +318,10 @@ def _sees(model: Any, processor: Any, config: dict[str, Any]) -> bool:
 def _max_images(config: dict[str, Any]) -> int:
     from mlx_vlm.prompt_utils import SINGLE_IMAGE_ONLY_MODELS
 
-    return 1 if config["model_type"].lower() in SINGLE_IMAGE_ONLY_MODELS else MAX_IMAGES
+    if config["model_type"].lower() in SINGLE_IMAGE_ONLY_MODELS:
+        return 1
+    most = config.get("max_images")  # as the demo model says of itself
+    return min(most, MAX_IMAGES) if isinstance(most, int) and most > 0 else MAX_IMAGES
 
 
 def _context_tokens(config: dict[str, Any], tokenizer: Any) -> int:
