@@ -37,6 +37,7 @@ QUICK_TARGETS = (OURS, "mlx_lm.server", "mlx_vlm.server", RAW)
 WARM_TOKENS = 4
 MEASURE_SECONDS = 900.0
 MB = 1e6
+INTERRUPTED = 130
 
 Record = dict[str, Any]
 
@@ -59,7 +60,7 @@ class Round:
         try:
             async with started(target, folder, blas) as running:
                 await self._measure_running(running, suited, folder)
-        except (RuntimeError, OSError, TimeoutError) as error:
+        except Exception as error:  # the other targets go on, and the page says so
             self._note(target, suited[0], error=f"{type(error).__name__}: {str(error)[:500]}")
 
     async def _measure_running(self, running: Running, wanted: Sequence[Measure], folder: Path) -> None:
@@ -70,10 +71,11 @@ class Round:
             try:
                 async with asyncio.timeout(MEASURE_SECONDS):
                     figures = await each.run(running, self._plan, questions)
-            except (RuntimeError, OSError, TimeoutError, ValueError) as error:
+            except Exception as error:  # the other measures go on, and the page says so
                 self._note(running.target, each, error=f"{type(error).__name__}: {str(error)[:500]}")
             else:
                 self._note(running.target, each, figures=figures)
+            await running.hang_up()
         memory = {
             "warm, MB": warm / MB,
             "peak, MB": max(running.memory.peak_bytes, warm) / MB,
@@ -115,9 +117,10 @@ def _shown(outcome: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in outcome["figures"].items())
 
 
-async def run(plan: Plan, targets: Sequence[Target], wanted: Sequence[Measure], salt: str) -> list[Record]:
-    """Rounds of all targets. Measures with the same model and BLAS share a start of the target."""
-    records: list[Record] = []
+async def run(
+    plan: Plan, targets: Sequence[Target], wanted: Sequence[Measure], salt: str, records: list[Record]
+) -> None:
+    """Rounds of all targets; `records` grows. Measures with the same model and BLAS share a start of the target."""
     groups = [
         list(group)
         for _, group in itertools.groupby(wanted, key=lambda each: (each.model, each.as_installed, each.sees))
@@ -128,7 +131,6 @@ async def run(plan: Plan, targets: Sequence[Target], wanted: Sequence[Measure], 
         for group in groups:
             for target in targets:
                 await one_round.measure(target, group, None if group[0].as_installed else blas)
-    return records
 
 
 def arguments() -> argparse.Namespace:
@@ -163,7 +165,13 @@ def main() -> int:
         sys.exit(f"no such measure; there are: {', '.join(each.name for each in measures(plan))}")
     salt = uuid.uuid4().hex[:8]
     targets = [TARGETS[name] for name in names]
-    records = asyncio.run(run(plan, targets, wanted, salt))
+    records: list[Record] = []
+    status = 0
+    try:
+        asyncio.run(run(plan, targets, wanted, salt, records))
+    except KeyboardInterrupt:
+        print("→ interrupted; what was measured is kept", flush=True)
+        status = INTERRUPTED
     head = {
         "command": " ".join(["python -m benchmarks.peers", *sys.argv[1:]]),
         "machine": machine(),
@@ -176,7 +184,7 @@ def main() -> int:
     name = asked.name or ("peers-quick" if asked.quick else "peers")
     page = write(name, "Ours and its peers", head, [*records, *soak.latest()], notes)
     print(f"→ {page}")
-    return 0
+    return status
 
 
 if __name__ == "__main__":

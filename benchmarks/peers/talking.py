@@ -303,4 +303,7 @@ class RawProgram:
                 asked.end(error="the process ended")
 
     async def close(self) -> None:
-        """Nothing: the program belongs to whoever started it."""
+        """Give up what still runs; the program belongs to whoever started it."""
+        for id, asked in self._asked.items():
+            if not asked.ended.is_set():
+                await self._tell(id=id, cancel=True)

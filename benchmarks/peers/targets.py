@@ -96,6 +96,7 @@ class Running:
         open: makes a client.
         front: pids that hold the sockets but not the model, where these are apart.
         metrics: address of its Prometheus page, if it has one that we read.
+        opened: clients that `clients` made since the last `hang_up`.
     """
 
     target: Target
@@ -104,12 +105,22 @@ class Running:
     front: tuple[int, ...] = ()
     metrics: str = ""
     memory: "MemoryWatch" = field(init=False)
+    opened: list[Client] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.memory = MemoryWatch(self.pid)
 
     async def clients(self, count: int) -> list[Client]:
-        return [await self.open() for _ in range(count)]
+        """So many new ones; whoever asks for them closes them."""
+        made = [await self.open() for _ in range(count)]
+        self.opened += made
+        return made
+
+    async def hang_up(self) -> None:
+        """Close all clients: a measure that failed must leave nothing running for the next one."""
+        for client in self.opened:
+            await client.close()
+        self.opened.clear()
 
 
 def processes(pid: int) -> list[psutil.Process]:
