@@ -17,17 +17,19 @@ import mlx.core as mx
 from mlx_websockets.engine.worker.batch import caches
 from mlx_websockets.engine.worker.batch.caches import CacheQuantization, Caches
 from mlx_websockets.engine.worker.batch.decoding import Decoding, Grammar, Left, Row, Token
+from mlx_websockets.engine.worker.batch.drafting import DraftedPrefill, Drafter, Drafting
 from mlx_websockets.engine.worker.batch.pace import Pace
 from mlx_websockets.engine.worker.batch.prefill import Prefill, goes_with_others, may_be_cut
-from mlx_websockets.engine.worker.batch.prefixes import SHORTEST_WORTH_KEEPING, KeptPrefixes, alike
+from mlx_websockets.engine.worker.batch.prefixes import SHORTEST_WORTH_KEEPING, KeptPrefixes, Match, alike
 from mlx_websockets.engine.worker.batch.sampler import RowSampling
 from mlx_websockets.engine.worker.scheduler import first_in_line
 from mlx_websockets.engine.worker.sequence import Prompt
 from mlx_websockets.generation import Choice, Priority
 from mlx_websockets.sampling import REPETITION_CONTEXT_TOKENS
 
-SHORT_PROMPT = 64
-"""Tokens to compute. Up to here several prompts are computed together, which costs little more than one."""
+SHORT_SHARE = 2
+"""A prompt is short up to the largest piece divided by this. Several such are computed in one pass, which costs
+little more than one does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +61,18 @@ class _Job:
     priority: Priority
     grammars: Many[Grammar]
     can_begin_late: bool
+    match: Match | None = None
     prefill: Prefill | None = None
     passed_over: int = 0
     cached_tokens: int = 0
     rows: list[Row] = field(default_factory=list)
+
+    @property
+    def remaining(self) -> int:
+        """Prompt tokens still to be computed."""
+        if self.prefill is not None:
+            return self.prefill.remaining
+        return len(self.prompt.tokens) - (self.match.tokens if self.match is not None else 0)
 
 
 class Batcher:
@@ -75,6 +85,7 @@ class Batcher:
         prefill_chunk: prompt tokens that are computed in one piece at most.
         kept: what earlier prompts left behind; it outlives a batcher.
         quantization: of the keys and values that are kept; None: they are kept as they are computed.
+        drafter: guesses ahead for a greedy reply that begins alone.
     """
 
     def __init__(
@@ -86,6 +97,7 @@ class Batcher:
         prefill_chunk: int,
         kept: KeptPrefixes | None = None,
         quantization: CacheQuantization | None = None,
+        drafter: Drafter | None = None,
     ) -> None:
         self._language_model = model.language_model
         self._is_end = is_end
@@ -96,6 +108,7 @@ class Batcher:
         self._rows_can_be_joined = caches.are_plain(empty)
         self._pace = Pace(prefill_chunk)
         self._decoding = Decoding(self._language_model)
+        self._drafting = Drafting(model, drafter)
         self._jobs: dict[int, _Job] = {}
         self._waiting: list[_Job] = []  # their prompts are not computed yet, or not wholly
         self._last_tokens_at: float | None = None
@@ -107,7 +120,11 @@ class Batcher:
 
     @property
     def free_rows(self) -> int:
-        return self._rows - len(self._decoding) - sum(job.choice.candidates for job in self._waiting)
+        return self._rows - len(self._running) - sum(job.choice.candidates for job in self._waiting)
+
+    @property
+    def _running(self) -> list[Row]:
+        return [*self._decoding.rows, *self._drafting.rows]
 
     def insert(
         self,
@@ -124,7 +141,8 @@ class Batcher:
             grammars: what each candidate may say; none where they may say anything.
         """
         can_begin_late = self._quantization is None and may_be_cut(self._language_model, prompt)
-        job = _Job(request, prompt, choice, priority, grammars, can_begin_late)
+        match = self._kept.match(prompt.keys) if can_begin_late else None
+        job = _Job(request, prompt, choice, priority, grammars, can_begin_late, match)
         self._jobs[request] = job
         self._waiting.append(job)
 
@@ -136,15 +154,16 @@ class Batcher:
         lengths = [tokens, *(len(job.prompt.tokens) + job.choice.max_tokens for job in self._jobs.values())]
         all_rows = rows + self._rows - self.free_rows
         # Rows of a batch are all as long as the longest.
-        return max(0, int(all_rows * max(lengths) * self._bytes_per_token) - self._decoding.nbytes)
+        held = self._decoding.nbytes + self._drafting.nbytes
+        return max(0, int(all_rows * max(lengths) * self._bytes_per_token) - held)
 
     def seconds_until_a_row_is_free(self) -> float:
         """At the latest, if all goes on as it did."""
-        return min((row.left for row in self._decoding.rows), default=1) * self._pace.usual_gap
+        return min((row.left for row in self._running), default=1) * self._pace.usual_gap
 
     def step(self) -> list[RowToken]:
         """A token for every running reply, and a piece of a prompt."""
-        tokens = self._decode() if len(self._decoding) else []
+        tokens = self._decode() if self._running else []
         if self._waiting:
             self._computed_since += self._prefill()
         return tokens
@@ -158,19 +177,25 @@ class Batcher:
             self._waiting.remove(job)
             del self._jobs[request]
             return
-        self._part(self._decoding.remove([row for row in job.rows if candidate in (None, row.owner[1])]))
+        self._give_up([row for row in job.rows if candidate in (None, row.owner[1])])
 
     # --- replies ----------------------------------------------------------------------
 
     def _decode(self) -> list[RowToken]:
-        tokens, left = self._decoding.step()
+        tokens, left = self._decoding.step() if len(self._decoding) else ([], [])
+        if len(self._drafting):
+            drafted, ended = self._drafting.step()
+            tokens, left = tokens + drafted, left + ended
         self._keep_pace()
         stopped = [each.row for each in tokens if self._is_end(each.token)]
         told = [self._told(each) for each in tokens]
         self._part(left)
         if stopped:
-            self._part(self._decoding.remove([row for row in stopped if row.left]))
+            self._give_up([row for row in stopped if row.left])
         return told
+
+    def _give_up(self, rows: Many[Row]) -> None:
+        self._part(self._decoding.remove(rows) + self._drafting.remove(rows))
 
     def _told(self, each: Token) -> RowToken:
         job, candidate = each.row.owner
@@ -195,65 +220,54 @@ class Batcher:
         now = time.perf_counter()
         if self._last_tokens_at is not None:
             self._pace.observe(now - self._last_tokens_at, self._computed_since)
-        self._last_tokens_at = now if len(self._decoding) else None
+        self._last_tokens_at = now if self._running else None
         self._computed_since = 0
 
     # --- prompts ----------------------------------------------------------------------
 
     def _prefill(self) -> int:
         """Compute a piece of a prompt, or several short prompts. Returns how many tokens."""
-        job = first_in_line(self._waiting, self._remaining)
+        job = first_in_line(self._waiting, lambda job: job.remaining)
         if job.prefill is None:
             together = self._those_that_go_with(job)
             job.prefill = self._begun(together)
             if len(together) > 1:
                 return self._finish_together(together, job.prefill)
-        if job.prefill.is_at_last_piece:
-            return self._start([job], job.prefill)
-        return job.prefill.advance(self._pace.chunk(others_run=len(self._decoding) > 0))
+        if job.prefill.is_at_last_piece or self._is_short(job):
+            return self._finish_together([job], job.prefill)
+        return job.prefill.advance(self._pace.chunk(others_run=len(self._running) > 0))
 
-    def _remaining(self, job: _Job) -> int:
-        """Prompt tokens still to be computed."""
-        if job.prefill is not None:
-            return job.prefill.remaining
-        return len(job.prompt.tokens) - (self._kept.usable(job.prompt.keys) if job.can_begin_late else 0)
+    def _is_short(self, job: _Job) -> bool:
+        """Its prompt is not worth pieces."""
+        return job.remaining <= self._pace.most // SHORT_SHARE
 
     def _those_that_go_with(self, first: _Job) -> list[_Job]:
         """`first`, and others whose prompts are so short that computing them with it delays it little.
 
-        All rows compute as many tokens as the one that needs most; a row that needs fewer takes
-        less of what is kept. So rows need no padding.
+        All rows compute as many tokens as the one that needs most: a row that needs fewer takes
+        that much less of what is kept, and where nothing is, it begins with padding.
         """
         together = [first]
         if not self._can_be_rows(first):
             return together
-        for job in sorted((job for job in self._waiting if self._can_be_rows(job)), key=self._remaining):
-            tokens = max(self._remaining(each) for each in (*together, job))
-            shortest = min(len(each.prompt.tokens) for each in (*together, job))
-            fits = tokens <= shortest and tokens * (len(together) + 1) <= self._pace.most
-            if job is not first and fits and not self._would_gain_from(first, job):
+        for job in sorted((job for job in self._waiting if self._can_be_rows(job)), key=lambda job: job.remaining):
+            tokens = max(first.remaining, job.remaining)
+            fits = tokens * (len(together) + 1) <= self._pace.most
+            if job is not first and fits and not _would_gain_from(first, job):
                 together.append(job)
         return together
 
-    def _would_gain_from(self, first: _Job, job: _Job) -> bool:
-        """Once `first` is computed and kept, `job` has less to do."""
-        known = len(job.prompt.tokens) - self._remaining(job)
-        return alike(first.prompt.keys, job.prompt.keys) >= known + SHORTEST_WORTH_KEEPING
-
     def _can_be_rows(self, job: _Job) -> bool:
-        return (
-            self._rows_can_be_joined
-            and job.prefill is None
-            and self._remaining(job) <= SHORT_PROMPT
-            and goes_with_others(job.prompt)
-        )
+        return self._rows_can_be_joined and job.prefill is None and self._is_short(job) and goes_with_others(job.prompt)
 
     def _begun(self, jobs: Many[_Job]) -> Prefill:
-        tokens = max(self._remaining(job) for job in jobs)
+        tokens = max(job.remaining for job in jobs)
         row_caches = []
         for job in jobs:
-            job.cached_tokens = len(job.prompt.tokens) - tokens
+            job.cached_tokens = max(0, len(job.prompt.tokens) - tokens)
             row_caches.append(self._caches_of(job.prompt, job.cached_tokens))
+        if len(self._jobs) == 1 and self._drafting.takes(jobs[0].prompt, jobs[0].choice):
+            return self._drafting.prefill(jobs[0].prompt, row_caches[0], tokens)
         return Prefill(self._language_model, [job.prompt for job in jobs], row_caches, tokens)
 
     def _caches_of(self, prompt: Prompt, tokens: int) -> Caches:
@@ -271,16 +285,15 @@ class Batcher:
         self._start(jobs, prefill)
         return tokens * len(jobs)
 
-    def _start(self, jobs: Many[_Job], prefill: Prefill) -> int:
-        """Compute the rest of the prompts, and let the replies run."""
-        tokens = prefill.remaining
+    def _start(self, jobs: Many[_Job], prefill: Prefill) -> None:
+        """Compute the last piece of the prompts, and let the replies run."""
         logits = prefill.finish()
         if len(jobs) == 1 and jobs[0].can_begin_late:
             # Others may begin as this prompt does, and be here before its reply is over.
             self._keep(jobs[0].prompt.keys, caches.compact(prefill.caches))
         rows, places = [], []
         for place, job in enumerate(jobs):
-            job.prefill = None
+            job.prefill = job.match = None
             job.rows = [self._row(job, candidate) for candidate in range(job.choice.candidates)]
             rows += job.rows
             places += [place] * len(job.rows)
@@ -289,8 +302,10 @@ class Batcher:
         if len(rows) > len(jobs):
             row_caches, logits = caches.repeated(row_caches, places), logits[mx.array(places)]
         recent = [jobs[place].prompt.tokens[-REPETITION_CONTEXT_TOKENS:] for place in places]
-        self._decoding.extend(rows, row_caches, logits, recent, prefill.rope_deltas())
-        return tokens
+        if isinstance(prefill, DraftedPrefill):
+            self._drafting.begin(rows[0], prefill, logits)
+        else:
+            self._decoding.extend(rows, row_caches, logits, recent, prefill.rope_deltas())
 
     def _row(self, job: _Job, candidate: int) -> Row:
         grammar = job.grammars[candidate] if job.grammars else None
@@ -300,3 +315,10 @@ class Batcher:
         caches.set_going(caches.arrays(row_caches))
         self._bytes_per_token = caches.bytes_of(row_caches) / len(keys)
         self._kept.keep(keys, row_caches)
+
+
+def _would_gain_from(first: _Job, job: _Job) -> bool:
+    """Once `first` is computed and kept, `job` has less to do."""
+    if first.match is None or job.match is None:
+        return False
+    return alike(first.match.keys, job.match.keys) >= job.match.tokens + SHORTEST_WORTH_KEEPING

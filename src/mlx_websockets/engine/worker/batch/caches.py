@@ -80,6 +80,18 @@ def joined(rows: Rows[Caches]) -> Caches:
     return [type(layer[0]).merge(list(layer)) for layer in zip(*rows, strict=True)]
 
 
+def padded(batch: Caches, tokens: Rows[int]) -> Caches:
+    """The batch, where the next `tokens` of each row mean nothing: nobody looks at them, and they count for no position.
+
+    Only rows that hold nothing yet may be given any; see `are_plain`.
+    """
+    if any(tokens):
+        for each in batch:
+            each.left_padding = each.left_padding + mx.array(list(tokens))
+            each.offset = each.offset - mx.array(list(tokens))
+    return batch
+
+
 def extended(batch: Caches, others: Caches) -> Caches:
     """`batch` with the rows of `others` after its own. Neither may be used any more."""
     if not batch:

@@ -4,7 +4,8 @@ STRETCH = 2.6
 """A gap between two tokens may grow to this many times its usual length while a prompt is computed."""
 
 SHORTEST_CHUNK = 8
-FIRST_CHUNK = 32
+FIRST_SHARE = 4
+"""The first chunk is the largest divided by this."""
 
 SMOOTHING = 0.25
 """Weight of the newest gap in the usual one."""
@@ -19,7 +20,7 @@ class Pace:
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self._chunk = min(FIRST_CHUNK, most)
+        self._chunk = max(most // FIRST_SHARE, min(SHORTEST_CHUNK, most))
         self._usual_gap: float | None = None
 
     @property

@@ -27,17 +27,20 @@ embeddings without padding."""
 class Prefill:
     """Prompts of which the same number of tokens is still to be computed: one prompt, or rows of one shape.
 
+    A row whose prompt is shorter than that begins with padding.
+
     Args:
         language_model: of an mlx-vlm model.
         prompts: a row each.
-        row_caches: of each row, holding what is computed already: all but the last `remaining` tokens.
+        row_caches: of each row, holding what is computed already: all but the last `remaining` tokens, if there are more.
         remaining: at least 1.
     """
 
     def __init__(self, language_model: Any, prompts: Rows[Prompt], row_caches: Rows[Caches], remaining: int) -> None:
         self._model = language_model
         self._prompts = prompts
-        self.caches = caches.joined(row_caches)
+        padding = [max(0, remaining - len(prompt.tokens)) for prompt in prompts]
+        self.caches = caches.padded(caches.joined(row_caches), padding)
         self.remaining = remaining
         self._last_piece = max(1, LAST_PIECE // len(prompts))
         if len(prompts) == 1 and not may_be_cut(language_model, prompts[0]):
@@ -56,7 +59,9 @@ class Prefill:
 
     def finish(self) -> mx.array:
         """Compute the last piece. Returns the logits of each row's next token, (rows, vocabulary), lazily."""
-        return self._forward(self.remaining, logits_to_keep=1)[:, -1, :]
+        output = self._forward(self.remaining, logits_to_keep=1)
+        logits: mx.array = getattr(output, "logits", output)
+        return logits[:, -1, :]
 
     def rope_deltas(self) -> mx.array | None:
         """Where positions go on after pictures that are counted in three dimensions, (rows, 1); None: they are not."""
@@ -65,19 +70,18 @@ class Prefill:
         )
         return deltas
 
-    def _forward(self, tokens: int, **options: int) -> mx.array:
+    def _forward(self, tokens: int, **options: Any) -> Any:
         starts = [len(prompt.tokens) - self.remaining for prompt in self._prompts]
         spans = [(prompt, start, start + tokens) for prompt, start in zip(self._prompts, starts, strict=True)]
         output = self._model(
-            mx.array([prompt.tokens[start:stop] for prompt, start, stop in spans]),
+            mx.array([_tokens_of(*span) for span in spans]),
             cache=self.caches,
-            inputs_embeds=mx.concatenate([prompt.inputs["inputs_embeds"][:, a:b] for prompt, a, b in spans]),
+            inputs_embeds=mx.concatenate([_embeddings_of(*span) for span in spans]),
             **options,
             **(_inputs_of(*spans[0]) if len(spans) == 1 else {}),
         )
         self.remaining -= tokens
-        logits: mx.array = getattr(output, "logits", output)
-        return logits
+        return output
 
 
 def may_be_cut(language_model: Any, prompt: Prompt) -> bool:
@@ -94,6 +98,17 @@ def may_be_cut(language_model: Any, prompt: Prompt) -> bool:
 def goes_with_others(prompt: Prompt) -> bool:
     """The prompt can be a row among others while it is computed."""
     return prompt.inputs.keys() <= SAME_FOR_ALL
+
+
+def _tokens_of(prompt: Prompt, start: int, stop: int) -> list[int]:
+    """Places before the prompt are padding."""
+    return [0] * (min(stop, 0) - min(start, 0)) + prompt.tokens[max(start, 0) : max(stop, 0)]
+
+
+def _embeddings_of(prompt: Prompt, start: int, stop: int) -> mx.array:
+    embeddings: mx.array = prompt.inputs["inputs_embeds"][:, max(start, 0) : max(stop, 0)]
+    padding = min(stop, 0) - min(start, 0)
+    return mx.pad(embeddings, [(0, 0), (padding, 0), (0, 0)]) if padding else embeddings
 
 
 def _inputs_of(prompt: Prompt, start: int, stop: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ for a picture's content and the place in it.
 
 from collections.abc import Sequence as Keys
 from dataclasses import dataclass
+from weakref import WeakSet
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,34 @@ class _Kept:
         return common if self.can_be_cut or common == len(self.keys) else 0
 
 
+class Match:
+    """How much of a prompt is kept; true at every moment, for the store sees to it.
+
+    Attributes:
+        keys: the prompt's.
+        tokens: how many of the first ones need not be computed.
+    """
+
+    __slots__ = ("__weakref__", "_kept", "keys", "tokens")
+
+    def __init__(self, keys: Keys[int]) -> None:
+        self.keys = np.asarray(keys, dtype=np.int64)
+        self.tokens = 0
+        self._kept: _Kept | None = None
+
+    def look_at(self, kept: _Kept) -> None:
+        """Take `kept` if it is as good as what there is."""
+        tokens = kept.usable(self.keys)
+        if tokens and tokens >= self.tokens:
+            self.tokens, self._kept = tokens, kept
+
+    def rests_on(self, kept: _Kept) -> bool:
+        return self._kept is kept
+
+    def forget(self) -> None:
+        self.tokens, self._kept = 0, None
+
+
 class KeptPrefixes:
     """Kept rows, the least recently used one given up first.
 
@@ -41,15 +70,22 @@ class KeptPrefixes:
     def __init__(self, limit_bytes: int) -> None:
         self._limit = limit_bytes
         self._kept: list[_Kept] = []  # the least recently used first
+        self._matches: WeakSet[Match] = WeakSet()
         self.nbytes = 0
 
     def __len__(self) -> int:
         return len(self._kept)
 
+    def match(self, keys: Keys[int]) -> Match:
+        """What there is for a prompt. It stays true as long as somebody holds it."""
+        match = Match(keys)
+        self._match_anew(match)
+        self._matches.add(match)
+        return match
+
     def usable(self, keys: Keys[int]) -> int:
         """How many of a prompt's first tokens need not be computed."""
-        wanted = np.asarray(keys, dtype=np.int64)
-        return max((each.usable(wanted) for each in self._kept), default=0)
+        return self.match(keys).tokens
 
     def caches_of(self, keys: Keys[int], tokens: int) -> Caches:
         """Caches of exactly the first `tokens` of `keys`, for the caller to change.
@@ -72,10 +108,12 @@ class KeptPrefixes:
         made = _Kept(np.asarray(keys, dtype=np.int64), row, caches.bytes_of(row), caches.can_be_cut(row))
         if made.nbytes > self._limit:
             return
-        for each in [each for each in self._kept if _covers(made, each)]:
-            self._forget(each)
         self._kept.append(made)
         self.nbytes += made.nbytes
+        for match in self._matches:
+            match.look_at(made)
+        for each in [each for each in self._kept if each is not made and _covers(made, each)]:
+            self._forget(each)
         self.shrink(self._limit)
 
     def shrink(self, nbytes: int) -> None:
@@ -86,6 +124,14 @@ class KeptPrefixes:
     def _forget(self, each: _Kept) -> None:
         self._kept.remove(each)
         self.nbytes -= each.nbytes
+        for match in self._matches:
+            if match.rests_on(each):
+                self._match_anew(match)
+
+    def _match_anew(self, match: Match) -> None:
+        match.forget()
+        for each in self._kept:
+            match.look_at(each)
 
 
 def _covers(longer: _Kept, shorter: _Kept) -> bool:
