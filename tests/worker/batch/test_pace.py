@@ -1,12 +1,16 @@
-from mlx_websockets.engine.worker.batch.pace import FIRST_CHUNK, SHORTEST_CHUNK, STRETCH, Pace
+from collections.abc import Callable
+
+from mlx_websockets.engine.worker.batch.pace import FIRST_SHARE, SHORTEST_CHUNK, STRETCH, Pace
+
+USUAL = 0.1
 
 
-def with_gaps(pace: Pace, usual: float, of_chunk: float, times: int = 20) -> Pace:
-    """A pace that has seen gaps of `usual` seconds, and of `of_chunk` for each chunk since."""
-    pace.observe(usual, 0)
-    for _ in range(times):
-        pace.observe(of_chunk, pace.chunk(others_run=True))
-    return pace
+def settled(pace: Pace, seconds_of: Callable[[int], float], usual: float = USUAL) -> int:
+    """The chunk that a pace ends up with where a chunk takes so long."""
+    for _ in range(60):
+        chunk = pace.chunk(others_run=True)
+        pace.observe(usual + seconds_of(chunk), seconds_of(chunk), chunk)
+    return pace.chunk(others_run=True)
 
 
 def test_alone_a_prompt_is_computed_in_the_largest_pieces():
@@ -14,38 +18,41 @@ def test_alone_a_prompt_is_computed_in_the_largest_pieces():
 
 
 def test_chunks_shrink_until_the_gaps_are_short_enough():
-    seconds_a_token, usual = 0.01, 0.1
-    pace = Pace(512)
-    pace.observe(usual, 0)
+    chunk = settled(Pace(512), lambda tokens: 0.01 * tokens)
 
-    for _ in range(20):
-        chunk = pace.chunk(others_run=True)
-        pace.observe(usual + chunk * seconds_a_token, chunk)
-
-    assert usual + pace.chunk(others_run=True) * seconds_a_token <= STRETCH * usual
+    assert chunk == 16
+    assert USUAL + 0.01 * chunk <= STRETCH * USUAL
 
 
 def test_chunks_grow_where_they_hardly_show():
-    assert with_gaps(Pace(512), usual=0.1, of_chunk=0.11).chunk(others_run=True) == 512
+    assert settled(Pace(512), lambda tokens: 0.00001 * tokens) == 512
+
+
+def test_chunks_do_not_shrink_where_that_gains_nothing():
+    assert settled(Pace(512), lambda tokens: 0.5 + 0.0001 * tokens) == 512 // FIRST_SHARE
 
 
 def test_a_chunk_is_never_smaller_than_the_least_nor_larger_than_the_most():
-    assert with_gaps(Pace(512), usual=0.01, of_chunk=5).chunk(others_run=True) == SHORTEST_CHUNK
-    assert with_gaps(Pace(16), usual=1, of_chunk=1).chunk(others_run=True) == 16
+    assert settled(Pace(512), lambda tokens: float(tokens)) == SHORTEST_CHUNK
+    assert settled(Pace(16), lambda tokens: 0.0) == 16
 
 
-def test_before_a_usual_gap_is_known_the_chunk_stays_as_it_is():
-    pace = Pace(512)
-
-    pace.observe(9, FIRST_CHUNK)
-
-    assert pace.chunk(others_run=True) == FIRST_CHUNK
+def test_the_first_chunk_is_neither():
+    assert Pace(512).chunk(others_run=True) == 512 // FIRST_SHARE
+    assert Pace(16).chunk(others_run=True) == SHORTEST_CHUNK
 
 
 def test_a_short_last_piece_says_nothing_about_larger_chunks():
     pace = Pace(512)
-    pace.observe(0.1, 0)
 
-    pace.observe(0.1, 1)
+    pace.observe(0.1, 0.09, 1)
 
-    assert pace.chunk(others_run=True) == FIRST_CHUNK
+    assert pace.chunk(others_run=True) == 512 // FIRST_SHARE
+
+
+def test_the_usual_gap_leaves_out_what_prompts_took():
+    pace = Pace(512)
+
+    pace.observe(0.5, 0.4, 100)
+
+    assert abs(pace.usual_gap - 0.1) < 1e-9

@@ -44,7 +44,7 @@ def model() -> Any:
 
 def new_batcher(model: Any, *, keeps: bool, rows: int = 16) -> Batcher:
     kept = KeptPrefixes(10**8) if keeps else None
-    return Batcher(model, lambda token: False, rows=rows, prefill_chunk=64, kept=kept)
+    return Batcher(model, lambda token: False, rows=rows, prefill_chunk=128, kept=kept)
 
 
 def prompt(model: Any, tokens: list[int]) -> Prompt:
@@ -84,7 +84,7 @@ def test_prompts_with_the_same_system_line_compute_it_once(model: Any):
     assert said == [alone(model, tokens) for tokens in prompts]
     # The rows of one pass compute alike many tokens: a shorter one takes a little less than there is.
     assert cached[0] == 0
-    assert min(cached[1:]) >= len(SYSTEM) - 12
+    assert min(cached[1:]) >= len(SYSTEM) - 16
 
 
 def test_the_next_turn_of_a_conversation_computes_only_what_is_new(model: Any):
@@ -117,6 +117,15 @@ def test_short_prompts_of_any_lengths_are_computed_together_and_get_what_they_ge
     said, _ = replies(model, batcher, prompts)
 
     assert said == [alone(model, tokens) for tokens in prompts]
+
+
+def test_prompts_that_share_nothing_are_computed_together_whatever_their_lengths(model: Any):
+    prompts = [[(7 * start + 3 * place) % 100 for place in range(5 + 2 * start)] for start in range(12)]
+
+    said, cached = replies(model, new_batcher(model, keeps=True), prompts)
+
+    assert said == [alone(model, tokens) for tokens in prompts]
+    assert cached == [0] * 12
 
 
 def test_a_long_prompt_goes_in_pieces_among_short_ones_and_replies(model: Any):
@@ -188,7 +197,7 @@ def test_log_probabilities_are_the_model_s_own_for_those_who_asked(model: Any):
 
 def test_there_is_room_until_what_all_may_grow_to_does_not_fit(model: Any):
     kept = KeptPrefixes(10**8)
-    batcher = Batcher(model, lambda token: False, rows=16, prefill_chunk=64, kept=kept)
+    batcher = Batcher(model, lambda token: False, rows=16, prefill_chunk=128, kept=kept)
     replies(model, batcher, [SYSTEM])
     bytes_of_a_token = batcher.growth_bytes(1, 1)
     free = LEAST_MARGIN_BYTES + 250 * bytes_of_a_token

@@ -112,7 +112,7 @@ class Batcher:
         self._jobs: dict[int, _Job] = {}
         self._waiting: list[_Job] = []  # their prompts are not computed yet, or not wholly
         self._last_tokens_at: float | None = None
-        self._computed_since = 0  # prompt tokens
+        self._prefilled = (0.0, 0)  # seconds and prompt tokens since then
         self._bytes_per_token = 0.0
 
     def __len__(self) -> int:
@@ -165,7 +165,7 @@ class Batcher:
         """A token for every running reply, and a piece of a prompt."""
         tokens = self._decode() if self._running else []
         if self._waiting:
-            self._computed_since += self._prefill()
+            self._time_prefill()
         return tokens
 
     def remove(self, request: int, candidate: int | None = None) -> None:
@@ -219,11 +219,17 @@ class Batcher:
     def _keep_pace(self) -> None:
         now = time.perf_counter()
         if self._last_tokens_at is not None:
-            self._pace.observe(now - self._last_tokens_at, self._computed_since)
+            self._pace.observe(now - self._last_tokens_at, *self._prefilled)
         self._last_tokens_at = now if self._running else None
-        self._computed_since = 0
+        self._prefilled = (0.0, 0)
 
     # --- prompts ----------------------------------------------------------------------
+
+    def _time_prefill(self) -> None:
+        self._decoding.wait()  # what is under way is not the prompt's time
+        began = time.perf_counter()
+        tokens = self._prefill()
+        self._prefilled = (time.perf_counter() - began, tokens)
 
     def _prefill(self) -> int:
         """Compute a piece of a prompt, or several short prompts. Returns how many tokens."""

@@ -81,7 +81,7 @@ def joined(rows: Rows[Caches]) -> Caches:
 
 
 def padded(batch: Caches, tokens: Rows[int]) -> Caches:
-    """The batch, where the next `tokens` of each row mean nothing: nobody looks at them, and they count for no position.
+    """The batch, where the next `tokens` of each row mean nothing: nobody looks at them, they have no position.
 
     Only rows that hold nothing yet may be given any; see `are_plain`.
     """

@@ -135,6 +135,11 @@ class Decoding:
             tokens = _read(unread)
         return tokens, left
 
+    def wait(self) -> None:
+        """Until the tokens under way are there."""
+        if self._tokens is not None:
+            mx.eval(self._tokens)
+
     def remove(self, rows: Rows[Row]) -> list[Left]:
         """Compute these no further, whatever is under way for them."""
         for row in rows:

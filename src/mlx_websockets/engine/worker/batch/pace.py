@@ -7,12 +7,15 @@ SHORTEST_CHUNK = 8
 FIRST_SHARE = 4
 """The first chunk is the largest divided by this."""
 
+GAIN = 0.8
+"""Half a chunk is worth it when it takes less than this share of the whole one's time; a pass has costs of its own."""
+
 SMOOTHING = 0.25
-"""Weight of the newest gap in the usual one."""
+"""Weight of the newest time among earlier ones."""
 
 
 class Pace:
-    """Finds the size of a chunk by looking at the gaps it makes. Sizes are powers of two: devices like known shapes.
+    """Finds the size of a chunk by looking at the time it takes. Sizes are powers of two: devices like known shapes.
 
     Args:
         most: tokens of a chunk while no reply runs, and the bound in any case.
@@ -21,27 +24,40 @@ class Pace:
     def __init__(self, most: int) -> None:
         self.most = most
         self._chunk = max(most // FIRST_SHARE, min(SHORTEST_CHUNK, most))
-        self._usual_gap: float | None = None
-
-    @property
-    def usual_gap(self) -> float:
+        self._seconds: dict[int, float] = {}  # by size of chunk
+        self.usual_gap = 0.0
         """Seconds between two tokens of a reply while no prompt is computed; 0 = not known yet."""
-        return self._usual_gap or 0.0
 
     def chunk(self, *, others_run: bool) -> int:
         """Prompt tokens to compute now."""
         return self._chunk if others_run else self.most
 
-    def observe(self, gap: float, prompt_tokens: int) -> None:
-        """The last gap of the running replies in seconds, and the prompt tokens that were computed within it."""
-        if prompt_tokens == 0:
-            usual = self._usual_gap
-            self._usual_gap = gap if usual is None else usual + SMOOTHING * (gap - usual)
-        elif self._usual_gap is not None:
-            self._adapt(gap / self._usual_gap, prompt_tokens)
+    def observe(self, gap: float, spent: float, tokens: int) -> None:
+        """What happened between the last two tokens of the running replies.
 
-    def _adapt(self, stretch: float, prompt_tokens: int) -> None:
-        if stretch > STRETCH and prompt_tokens <= self._chunk:
-            self._chunk = max(self._chunk // 2, SHORTEST_CHUNK)
-        elif stretch < STRETCH / 2 and prompt_tokens >= self._chunk:
-            self._chunk = min(self._chunk * 2, self.most)
+        Args:
+            gap: seconds between them.
+            spent: how many of these went into prompts.
+            tokens: of prompts that were computed for it.
+        """
+        own = max(gap - spent, 0.0)
+        self.usual_gap = _smoothed(self.usual_gap or None, own)
+        if tokens == self._chunk:
+            self._seconds[tokens] = _smoothed(self._seconds.get(tokens), spent)
+            self._adapt(own)
+
+    def _adapt(self, own: float) -> None:
+        chunk, seconds = self._chunk, self._seconds[self._chunk]
+        if chunk < self.most and (not self._gains(chunk) or own + seconds < STRETCH / 2 * own):
+            self._chunk = chunk * 2
+        elif own + seconds > STRETCH * own and chunk // 2 >= SHORTEST_CHUNK and self._gains(chunk // 2):
+            self._chunk = chunk // 2
+
+    def _gains(self, chunk: int) -> bool:
+        """Whether `chunk` is known to be, or may be, much quicker than one of twice its size."""
+        mine, double = self._seconds.get(chunk), self._seconds.get(2 * chunk)
+        return mine is None or double is None or mine < GAIN * double
+
+
+def _smoothed(before: float | None, now: float) -> float:
+    return now if before is None else before + SMOOTHING * (now - before)

@@ -32,7 +32,7 @@ class Prefill:
     Args:
         language_model: of an mlx-vlm model.
         prompts: a row each.
-        row_caches: of each row, holding what is computed already: all but the last `remaining` tokens, if there are more.
+        row_caches: of each row, holding what is computed already: all but the last `remaining` tokens.
         remaining: at least 1.
     """
 
