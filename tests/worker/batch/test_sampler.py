@@ -94,7 +94,9 @@ def test_tokens_come_as_often_as_their_settings_say(
     seen = shares(logits, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
 
     expected = by_value(logits, reference(logits, temperature, top_k, top_p, min_p))
-    assert by_value(logits, seen) == pytest.approx(expected, abs=2.5 / 400)
+    for value, share in by_value(logits, seen).items():
+        # Even points miss or hit the ends of each token's stretch.
+        assert abs(share - expected[value]) <= (np.count_nonzero(logits == value) + 1) / 400
 
 
 @pytest.mark.parametrize("kind", [mx.float32, mx.bfloat16, mx.float16])
