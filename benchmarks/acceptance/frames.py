@@ -64,6 +64,7 @@ class Watch:
             "frame_id": number,
             "source": source,
             "frame": frame,
+            "config": {"temperature": 0},
         }
         await socket.send(json.dumps(message))
 

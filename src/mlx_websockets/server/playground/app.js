@@ -40,7 +40,9 @@ const source = new Source(find("video"));
 /** @type {import("./client.js").Client | undefined} */
 let mlx;
 let described = []; // the settings that there are, as the server describes them
-let chosen = {}; // settings that differ from the server's, to be told again to a new session
+const isDemo = new URLSearchParams(location.search).has("demo");
+// Settings that differ from the server's, to be told again to a new session. The demo says what it is surest of.
+let chosen = isDemo ? { temperature: 0 } : {};
 let attached = [];
 const replies = new Set();
 const frames = new Set();
@@ -503,4 +505,4 @@ for (const [key, meaning] of spelled) {
 setInterval(() => meters.tick(), 500);
 if (matchMedia("(pointer: fine)").matches) find("question").focus({ preventScroll: true });
 void talkTo();
-if (new URLSearchParams(location.search).has("demo")) void begin(() => source.scene());
+if (isDemo) void begin(() => source.scene());
