@@ -13,9 +13,6 @@ FinishReason = Literal["stop", "length", "cancelled", "timeout"]
 Priority = Literal["interactive", "frame", "background"]
 """Who goes first where not all can: someone who waits, a live picture, work that nobody watches."""
 
-MAX_CANDIDATES = 8
-MAX_TOP_LOGPROBS = 20
-
 
 class Image(msgspec.Struct, frozen=True):
     """A decoded picture: `pixels` is `height * width * 3` bytes, RGB, rows from the top."""

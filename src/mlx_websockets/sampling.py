@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlx_websockets.errors import InvalidMessage
-from mlx_websockets.generation import MAX_CANDIDATES, MAX_TOP_LOGPROBS
 
 REPETITION_CONTEXT_TOKENS = 20
 """How far back a penalty looks; fixed by the seed's contract."""
@@ -62,6 +61,9 @@ _brief.maxlevel = 2  # peers may send anything, also a list of a million lists
 
 
 MAX_SEED = 2**63 - 1
+
+MAX_CANDIDATES = 8
+MAX_TOP_LOGPROBS = 20
 
 MAX_TOKENS = 1_000_000
 """Of a reply whatever the server's limit, which is lower unless its owner set it to this."""

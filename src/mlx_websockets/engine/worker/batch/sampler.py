@@ -28,8 +28,8 @@ from mlx_websockets.engine.worker.batch.masses import (
     rows_at_once,
     token_at,
 )
-from mlx_websockets.generation import MAX_TOP_LOGPROBS, Choice
-from mlx_websockets.sampling import REPETITION_CONTEXT_TOKENS
+from mlx_websockets.generation import Choice
+from mlx_websockets.sampling import MAX_TOP_LOGPROBS, REPETITION_CONTEXT_TOKENS
 
 LEAST_TEMPERATURE = 1e-20
 """Below it logits over temperature would overflow; what it changes is far below rounding."""
