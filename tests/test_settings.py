@@ -90,7 +90,8 @@ def test_a_new_connection_starts_with_the_servers_temperature_also_when_it_is_ze
 @pytest.mark.parametrize(
     ("given", "flag"),
     [
-        ({"draft_model": "some/draft"}, "--draft-model"),
+        ({"draft_model": "some/draft", "model": ("a", "b")}, "--draft-model"),
+        ({"draft_model": "some/draft", "kv_bits": 8}, "--draft-model"),
         ({"kv_bits": 5.5}, "--kv-bits"),
         ({"kv_bits": 8, "kv_group_size": 50}, "--kv-group-size"),
         ({"kv_scheme": "magic"}, "--kv-scheme"),

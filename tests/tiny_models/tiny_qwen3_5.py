@@ -10,7 +10,14 @@ from mlx_vlm.models.qwen3_5 import Model, ModelConfig, TextConfig, VisionConfig
 from mlx_vlm.speculative.drafters.qwen3_5_mtp import Model as Head
 from mlx_vlm.speculative.drafters.qwen3_5_mtp import ModelConfig as HeadConfig
 
-START, PLACE, VIDEO = 7, 5, 6
+START, PLACE, VIDEO = 6, 8, 3
+"""Tokens around and in place of pictures, as the tiny Gemma's tokenizer numbers them."""
+
+MARKS = {
+    "<start_of_image>": "<|vision_start|>",
+    "<image_soft_token>": "<|image_pad|>",
+    "<end_of_image>": "<|vision_end|>",
+}
 WIDTH = 64
 SPREAD = 0.25
 """Weights so large that what is said depends strongly on all that was said before."""
@@ -52,6 +59,7 @@ VISION: dict[str, Any] = {
     "num_position_embeddings": 16,
     "in_channels": 3,
 }
+PREPROCESSOR = {"patch_size": 4, "temporal_patch_size": 2, "merge_size": 2, "min_pixels": 64, "max_pixels": 4096}
 TOKENS = {"image_token_id": PLACE, "video_token_id": VIDEO, "vision_start_token_id": START}
 LEAVES_A_LAYER = ("o_proj.weight", "out_proj.weight", "down_proj.weight")
 
@@ -78,10 +86,20 @@ def write_head(folder: Path, *, width: int = WIDTH) -> None:
     _write(folder, config, tiny_head(width=width))
 
 
-def write_tiny_qwen3_5(folder: Path) -> None:
-    """Write the model's weights and config into `folder`, which has a tokenizer already."""
+def write_tiny_qwen3_5(folder: Path, tiny_gemma3: Path) -> None:
+    """Write the model's checkpoint into `folder`, which exists. Its tokenizer is the tiny Gemma's."""
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (folder / name).write_text(_marked((tiny_gemma3 / name).read_text("utf-8")), "utf-8")
+    (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR), "utf-8")
     config = {"model_type": "qwen3_5", "text_config": TEXT, "vision_config": VISION, "eos_token_id": 1, **TOKENS}
     _write(folder, config, tiny_qwen3_5())
+
+
+def _marked(text: str) -> str:
+    text = text.replace("'<start_of_image>'", f"'{''.join(MARKS.values())}'")  # in the template it stands for all three
+    for theirs, ours in MARKS.items():
+        text = text.replace(theirs, ours)
+    return text
 
 
 def _write(folder: Path, config: dict[str, Any], model: Any) -> None:

@@ -124,6 +124,7 @@ def _model_spec(model: str, settings: Settings) -> "ModelSpec":
         kv_bits=settings.kv_bits,
         kv_group_size=settings.kv_group_size,
         kv_scheme=settings.kv_scheme,
+        draft_model=settings.draft_model,
         rows=settings.rows,
         show_warnings=settings.show_warnings,
     )
@@ -190,8 +191,10 @@ def model_rows(status: dict[str, Any]) -> list[tuple[str, str]]:
     if info["sees"] and info["max_images"] == 1:
         takes = "text, and a picture"
     backend = info["backend"] + (f", {status['blas']}" if status["blas"] else "")
+    drafter = [("Drafter", f"of the kind {info['drafts']}")] if info.get("drafts") else []
     return [
         ("Model", f"{info['id']} ({takes})"),
+        *drafter,
         ("Memory", f"{size(status['memory']['active'])} in use"),
         ("Backend", backend),
     ]

@@ -18,6 +18,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
         adapter: a folder or a file with LoRA weights to put on top.
         kv_bits: of the numbers in the cache of keys and values; None: as the model computes.
         kv_group_size, kv_scheme: how they are quantised, as mlx-vlm names it.
+        draft_model: a head that guesses ahead for the model, a folder or an id.
     """
 
     model: str
@@ -28,6 +29,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     kv_bits: float | None = None
     kv_group_size: int = 64
     kv_scheme: str = "uniform"
+    draft_model: str | None = None
     rows: int = 16
     show_warnings: bool = False
 
@@ -41,9 +43,10 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
         max_images: pictures in one request; 0 where it does not see.
         context_tokens: the longest prompt and reply together.
         backend: "metal", "cuda" or "cpu".
-        weights_bytes: memory of the weights.
+        weights_bytes: memory of the weights, a drafter's among them.
         device_bytes: memory of the device that computes; 0 = not known.
         versions: of mlx and the libraries around it.
+        drafts: how its drafter guesses, as mlx-vlm names it; "" where it has none.
     """
 
     id: str
@@ -54,6 +57,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     weights_bytes: int
     versions: dict[str, str]
     device_bytes: int = 0
+    drafts: str = ""
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):

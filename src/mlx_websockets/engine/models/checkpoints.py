@@ -63,19 +63,19 @@ class Checkpoint:
     has_code: bool
 
 
-def check_folder(folder: Path, *, trust_remote_code: bool = False) -> Checkpoint:
+def check_folder(folder: Path, *, trust_remote_code: bool = False, needs_tokenizer: bool = True) -> Checkpoint:
     """Look over a model's folder without opening its weights.
 
     Raises:
         ModelBroken: it is incomplete, damaged, or names code to run and `trust_remote_code` is False.
     """
     try:
-        return _look_over(folder, trust_remote_code)
+        return _look_over(folder, trust_remote_code, needs_tokenizer)
     except OSError as error:
         raise ModelBroken(f"{error.filename} can't be read: {error.strerror}.", "Check its permissions.") from error
 
 
-def _look_over(folder: Path, trust_remote_code: bool) -> Checkpoint:
+def _look_over(folder: Path, trust_remote_code: bool, needs_tokenizer: bool) -> Checkpoint:
     config = read_json_object(folder / "config.json", missing=f"{folder} is not a model's folder: no config.json.")
     if not trust_remote_code:
         _refuse_named_code(folder, config)
@@ -83,7 +83,7 @@ def _look_over(folder: Path, trust_remote_code: bool) -> Checkpoint:
         raise ModelBroken(f"{folder / 'config.json'} does not say what kind of model this is (model_type).")
     weight_files = _find_weights(folder)
     weights_bytes = sum(check_safetensors(file) for file in weight_files)
-    if not any(next(folder.glob(pattern), None) for pattern in TOKENIZER_FILES):
+    if needs_tokenizer and not any(next(folder.glob(pattern), None) for pattern in TOKENIZER_FILES):
         raise ModelBroken(
             f"{folder} has no tokenizer: {TOKENIZER_FILES[0]} is missing.", "Copy or download the model's folder again."
         )

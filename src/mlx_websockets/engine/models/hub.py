@@ -37,19 +37,24 @@ def is_model_id(name: str) -> bool:
     return MODEL_ID.fullmatch(name) is not None and len(name) <= MAX_ID_LENGTH and not name.endswith(".git")
 
 
-def fetch(model_id: str, report: Callable[[Loading], None], *, trust_remote_code: bool = False) -> Path:
+def fetch(
+    model_id: str, report: Callable[[Loading], None], *, trust_remote_code: bool = False, needs_tokenizer: bool = True
+) -> Path:
     """The folder of a model in the hub's cache, downloaded if it is not there whole.
+
+    Args:
+        needs_tokenizer: it is not whole without one.
 
     Raises:
         ModelNotFound: there is no such model, it may not be read, or the hub can't be reached.
         StartError: there is no room for it.
     """
     patterns = WANTED + CODE if trust_remote_code else WANTED
-    cached = _cached(model_id, patterns, trust_remote_code)
+    cached = _cached(model_id, patterns, needs_tokenizer)
     return cached or _download(model_id, patterns, report)
 
 
-def _cached(model_id: str, patterns: list[str], trust_remote_code: bool) -> Path | None:
+def _cached(model_id: str, patterns: list[str], needs_tokenizer: bool = True) -> Path | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -58,7 +63,8 @@ def _cached(model_id: str, patterns: list[str], trust_remote_code: bool) -> Path
     except LocalEntryNotFoundError:
         return None
     try:
-        check_folder(Path(folder), trust_remote_code=True)  # whole? What it may do is asked later
+        # Is it whole? What it may do is asked later.
+        check_folder(Path(folder), trust_remote_code=True, needs_tokenizer=needs_tokenizer)
     except ModelBroken:
         return None
     return Path(folder)
@@ -90,7 +96,7 @@ def plan(model_id: str, *, trust_remote_code: bool = False) -> Plan:
 
 def is_cached(model_id: str, *, trust_remote_code: bool = False) -> bool:
     """Whether a model is in the hub's cache, whole. Asks nobody."""
-    return _cached(model_id, WANTED + CODE if trust_remote_code else WANTED, trust_remote_code) is not None
+    return _cached(model_id, WANTED + CODE if trust_remote_code else WANTED) is not None
 
 
 def _plan(model_id: str, patterns: list[str]) -> Plan:

@@ -75,7 +75,7 @@ def load_model(spec: ModelSpec, report: Callable[[Loading], None]) -> LoadedMode
     report(Loading("Loading the model"))
     with what_libraries_see(folder, spec) as view:
         model, processor = _open(view, checkpoint, spec)
-        weights_bytes = _read_weights(model, spec, backend, report)
+        weights_bytes = read_weights(model, spec, backend, report)
     model.model_path = folder
     tokenizer = getattr(processor, "tokenizer", processor)
     sees = _sees(model, processor, checkpoint.config)
@@ -111,7 +111,7 @@ def find_backend() -> str:
     return "cpu"
 
 
-def find_model(spec: ModelSpec, report: Callable[[Loading], None]) -> Path:
+def find_model(spec: ModelSpec, report: Callable[[Loading], None], *, needs_tokenizer: bool = True) -> Path:
     """The folder of the model that `spec` names, built or downloaded if need be.
 
     Raises:
@@ -129,7 +129,7 @@ def find_model(spec: ModelSpec, report: Callable[[Loading], None]) -> Path:
             f"There is no folder {spec.model}, and it is no model id of Hugging Face either.",
             "Give a folder, an id like mlx-community/gemma-3-4b-it-4bit, or `demo`.",
         )
-    return hub.fetch(spec.model, report, trust_remote_code=spec.trust_remote_code)
+    return hub.fetch(spec.model, report, trust_remote_code=spec.trust_remote_code, needs_tokenizer=needs_tokenizer)
 
 
 def library_versions() -> dict[str, str]:
@@ -262,7 +262,7 @@ def _unreadable(checkpoint: Checkpoint, spec: ModelSpec, view: Path, error: Exce
     return ModelBroken(f"{spec.model} can't be opened: {reason}", hint)
 
 
-def _read_weights(model: Any, spec: ModelSpec, backend: str, report: Callable[[Loading], None]) -> int:
+def read_weights(model: Any, spec: ModelSpec, backend: str, report: Callable[[Loading], None]) -> int:
     """Bring the weights into memory, telling how far it is; their size in bytes."""
     import mlx.core as mx
     from mlx.utils import tree_flatten

@@ -2,10 +2,14 @@
 
 from collections.abc import Callable
 
+import msgspec
+
 from mlx_websockets.engine.messages import Loading, ModelSpec, Ready
 from mlx_websockets.engine.worker.batch.batcher import Batcher
 from mlx_websockets.engine.worker.batch.caches import CacheQuantization
+from mlx_websockets.engine.worker.batch.drafting import Drafter
 from mlx_websockets.engine.worker.batch.prefixes import KeptPrefixes
+from mlx_websockets.engine.worker.drafters import load_drafter, unfit
 from mlx_websockets.engine.worker.drift import Drift
 from mlx_websockets.engine.worker.loop import Channel, WorkerLoop, memory
 from mlx_websockets.engine.worker.models import free_bytes, load_model
@@ -22,6 +26,9 @@ KEPT_SHARE = 0.04
 MOST_KEPT_BYTES = 4_000_000_000
 """Memory for what prompts leave behind: this share of the device's, and no more than this."""
 
+DRAFTED_TOKENS = 8
+"""Of the first question that a drafter is tried with: more than one round."""
+
 
 def prepare(channel: Channel, spec: ModelSpec) -> WorkerLoop:
     """Load, try out, announce.
@@ -30,7 +37,10 @@ def prepare(channel: Channel, spec: ModelSpec) -> WorkerLoop:
         StartError: the model can't be served; the sentence says why.
     """
     loaded = load_model(spec, channel.send)
-    info = loaded.info
+    info, drafter = loaded.info, None
+    if spec.draft_model is not None:
+        drafter, drafter_bytes = load_drafter(spec.draft_model, loaded.model, info.backend, channel.send)
+        info = msgspec.structs.replace(info, drafts=drafter.kind, weights_bytes=info.weights_bytes + drafter_bytes)
     prompts = Prompts(
         loaded.model, loaded.processor, loaded.tokenizer, sees=info.sees, context_tokens=info.context_tokens
     )
@@ -41,7 +51,7 @@ def prepare(channel: Channel, spec: ModelSpec) -> WorkerLoop:
 
     kept = KeptPrefixes(int(min(info.device_bytes * KEPT_SHARE, MOST_KEPT_BYTES)))
 
-    def new_batcher() -> Batcher:
+    def new_batcher(drafter: Drafter | None = drafter) -> Batcher:
         return Batcher(
             loaded.model,
             loaded.tokenizer.stopping_criteria,
@@ -49,10 +59,13 @@ def prepare(channel: Channel, spec: ModelSpec) -> WorkerLoop:
             prefill_chunk=PREFILL_CHUNK[info.backend],
             kept=kept,
             quantization=quantization,
+            drafter=drafter,
         )
 
     channel.send(Loading("trying the model out"))
-    _try_out(prompts, new_batcher, sees=info.sees, is_quantized=quantization is not None)
+    _try_out(prompts, lambda: new_batcher(None), sees=info.sees, is_quantized=quantization is not None)
+    if spec.draft_model is not None:
+        _try_drafting(prompts, new_batcher, spec.draft_model)
     channel.send(Ready(info, memory(kept.nbytes + prompts.nbytes)))
     grammars = Grammars(loaded.tokenizer)
     room = Room(lambda: free_bytes(info.backend), info.device_bytes, kept)
@@ -76,11 +89,7 @@ def _try_out(prompts: Prompts, new_batcher: Callable[[], Batcher], *, sees: bool
     choice = Choice(max_tokens=2)
     request = GenerationRequest(id=0, messages=(ChatMessage("user", "Hello", picture),), choice=choice)
     try:
-        prompt, _ = prompts.prompt(request)
-        batcher = new_batcher()
-        batcher.insert(request.id, prompt, choice)
-        while len(batcher):
-            batcher.step()
+        _answer(prompts, new_batcher(), request)
     except Exception as error:
         if is_quantized:
             raise UsageError(
@@ -91,3 +100,20 @@ def _try_out(prompts: Prompts, new_batcher: Callable[[], Batcher], *, sees: bool
             f"The model was loaded but could not answer a first question ({type(error).__name__}: {error}).",
             "Run with --debug for the details; another model may work: mlx serve --model demo",
         ) from error
+
+
+def _try_drafting(prompts: Prompts, new_batcher: Callable[[], Batcher], drafter: str) -> None:
+    """Answer a question with the drafter's help: whether it is one for this model shows when it guesses."""
+    choice = Choice(max_tokens=DRAFTED_TOKENS, temperature=0.0)
+    request = GenerationRequest(id=0, messages=(ChatMessage("user", "Hello"),), choice=choice)
+    try:
+        _answer(prompts, new_batcher(), request)
+    except Exception as error:
+        raise unfit(drafter, f"{type(error).__name__}: {error}.") from error
+
+
+def _answer(prompts: Prompts, batcher: Batcher, request: GenerationRequest) -> None:
+    prompt, _ = prompts.prompt(request)
+    batcher.insert(request.id, prompt, request.choice)
+    while len(batcher):
+        batcher.step()

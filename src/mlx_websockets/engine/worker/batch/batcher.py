@@ -108,7 +108,7 @@ class Batcher:
         self._rows_can_be_joined = caches.are_plain(empty)
         self._pace = Pace(prefill_chunk)
         self._decoding = Decoding(self._language_model)
-        self._drafting = Drafting(model, drafter)
+        self._drafting = Drafting(model, drafter, prefill_chunk)
         self._jobs: dict[int, _Job] = {}
         self._waiting: list[_Job] = []  # their prompts are not computed yet, or not wholly
         self._last_tokens_at: float | None = None
@@ -272,7 +272,7 @@ class Batcher:
         for job in jobs:
             job.cached_tokens = max(0, len(job.prompt.tokens) - tokens)
             row_caches.append(self._caches_of(job.prompt, job.cached_tokens))
-        if len(self._jobs) == 1 and self._drafting.takes(jobs[0].prompt, jobs[0].choice):
+        if len(self._jobs) == 1 and self._drafting.takes(jobs[0].prompt, jobs[0].choice, tokens):
             return self._drafting.prefill(jobs[0].prompt, row_caches[0], tokens)
         return Prefill(self._language_model, [job.prompt for job in jobs], row_caches, tokens)
 

@@ -40,6 +40,8 @@ class DraftedPrefill(Prefill):
 
     def __init__(self, drafter: Drafter, language_model: Any, prompt: Prompt, row: Caches, remaining: int) -> None:
         super().__init__(language_model, [prompt], [row], remaining)
+        if not _may_be_cut(drafter, language_model, prompt):
+            self._last_piece = remaining
         self._tokens = prompt.tokens
         self._last_options = speculative_prefill_kwargs(drafter.kind, drafter.model)
         self._gathered = SpeculativePrefill(drafter.kind, drafter.model)
@@ -64,12 +66,14 @@ class Drafting:
     Args:
         model: of mlx-vlm.
         drafter: None: no reply is ever taken.
+        longest_piece: prompt tokens that may be computed in one piece.
     """
 
-    def __init__(self, model: Any, drafter: Drafter | None) -> None:
+    def __init__(self, model: Any, drafter: Drafter | None, longest_piece: int) -> None:
         self._model = model
         self._language_model = model.language_model
         self._drafter = drafter
+        self._longest_piece = longest_piece
         self._rounds: Iterator[tuple[int, Any]] = iter(())
         self._caches: Caches = []
         self._rope_deltas: mx.array | None = None
@@ -83,8 +87,11 @@ class Drafting:
         """Of keys and values."""
         return caches.bytes_of(self._caches)
 
-    def takes(self, prompt: Prompt, choice: Choice) -> bool:
-        """Whether a reply can be drafted: it has to be greedy, with nothing between the logits and the choice."""
+    def takes(self, prompt: Prompt, choice: Choice, remaining: int) -> bool:
+        """Whether a reply can be drafted: it has to be greedy, with nothing between the logits and the choice.
+
+        Where the prompt has to be computed in one piece, that must not be too long for others to wait for.
+        """
         return (
             self._drafter is not None
             and not self.rows
@@ -93,7 +100,7 @@ class Drafting:
             and choice.candidates == 1
             and choice.logprobs is None
             and choice.json_schema is None
-            and self._may_be_cut(prompt, self._drafter)
+            and (remaining <= self._longest_piece or _may_be_cut(self._drafter, self._language_model, prompt))
         )
 
     def prefill(self, prompt: Prompt, row: Caches, remaining: int) -> DraftedPrefill:
@@ -142,17 +149,18 @@ class Drafting:
         self._rounds, self._caches, self._rope_deltas, self.rows = iter(()), [], None, []
         return [Left(row, None, len(row.said))]
 
-    def _may_be_cut(self, prompt: Prompt, drafter: Drafter) -> bool:
-        """The model can compute the prompt in pieces, and so that the drafter can read it."""
-        enabled: bool = _chunked_prefill_enabled(
-            self._language_model,
-            input_ids=mx.array([prompt.tokens]),
-            inputs_embeds=prompt.inputs["inputs_embeds"],
-            draft_model=drafter.model,
-            draft_kind=drafter.kind,
-            prefill_kwargs={**prompt.inputs, **speculative_prefill_kwargs(drafter.kind, drafter.model)},
-        )
-        return enabled
+
+def _may_be_cut(drafter: Drafter, language_model: Any, prompt: Prompt) -> bool:
+    """The model can compute the prompt in pieces, and so that the drafter can read it."""
+    enabled: bool = _chunked_prefill_enabled(
+        language_model,
+        input_ids=mx.array([prompt.tokens]),
+        inputs_embeds=prompt.inputs["inputs_embeds"],
+        draft_model=drafter.model,
+        draft_kind=drafter.kind,
+        prefill_kwargs={**prompt.inputs, **speculative_prefill_kwargs(drafter.kind, drafter.model)},
+    )
+    return enabled
 
 
 def _greedy(logits: mx.array) -> mx.array:
