@@ -235,13 +235,14 @@ class Batcher:
         """Compute a piece of a prompt, or several short prompts. Returns how many tokens."""
         job = first_in_line(self._waiting, lambda job: job.remaining)
         if job.prefill is None:
-            together = self._those_that_go_with(job)
+            together, is_short = self._those_that_go_with(job), self._is_short(job)
             job.prefill = self._begun(together)
-            if len(together) > 1:
+            if is_short:
                 return self._finish_together(together, job.prefill)
-        if job.prefill.is_at_last_piece or self._is_short(job):
-            return self._finish_together([job], job.prefill)
-        return job.prefill.advance(self._pace.chunk(others_run=len(self._running) > 0))
+        chunk = self._pace.chunk(others_run=len(self._running) > 0)
+        if not job.prefill.ends_within(chunk):
+            return job.prefill.advance(chunk)
+        return self._finish_together([job], job.prefill)
 
     def _is_short(self, job: _Job) -> bool:
         """Its prompt is not worth pieces."""
@@ -286,7 +287,7 @@ class Batcher:
 
     def _finish_together(self, jobs: Many[_Job], prefill: Prefill) -> int:
         tokens = prefill.remaining
-        if not prefill.is_at_last_piece:
+        if not prefill.ends_within(tokens):
             prefill.advance(tokens)
         self._start(jobs, prefill)
         return tokens * len(jobs)

@@ -15,6 +15,9 @@ from mlx_vlm.models.cache import KVCache, make_prompt_cache
 
 Caches = list[Any]
 
+WASTE = 0.75
+"""A cache that is less full than this is worth a copy before it is kept."""
+
 
 @dataclass(frozen=True, slots=True)
 class CacheQuantization:
@@ -65,10 +68,10 @@ def cut(caches: Caches, tokens: int) -> Caches:
 
 
 def compact(caches: Caches) -> Caches:
-    """A copy in no more memory than its contents take; caches grow in steps, ahead of need."""
+    """A copy in little more memory than its contents take; caches grow in steps, ahead of need."""
     made = copied(caches)
     for each in made:
-        if type(each) is KVCache:
+        if type(each) is KVCache and each.keys is not None and each.offset < WASTE * each.keys.shape[2]:
             each.state = tuple(mx.contiguous(part) for part in each.state)
     return made
 

@@ -4,7 +4,7 @@ STRETCH = 2.6
 """A gap between two tokens may grow to this many times its usual length while a prompt is computed."""
 
 SHORTEST_CHUNK = 8
-FIRST_SHARE = 4
+FIRST_SHARE = 8
 """The first chunk is the largest divided by this."""
 
 GAIN = 0.8

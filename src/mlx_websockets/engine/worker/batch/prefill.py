@@ -43,16 +43,15 @@ class Prefill:
         self.caches = caches.padded(caches.joined(row_caches), padding)
         self.remaining = remaining
         self._last_piece = max(1, LAST_PIECE // len(prompts))
-        if len(prompts) == 1 and not may_be_cut(language_model, prompts[0]):
-            self._last_piece = remaining
+        self._may_be_cut = len(prompts) > 1 or may_be_cut(language_model, prompts[0])
 
-    @property
-    def is_at_last_piece(self) -> bool:
-        return self.remaining <= self._last_piece
+    def ends_within(self, most: int) -> bool:
+        """What remains is one last piece of no more than `most` tokens; or it can't be cut."""
+        return self.remaining <= min(self._last_piece, most) or not self._may_be_cut
 
     def advance(self, most: int) -> int:
         """Compute up to `most` tokens of each row, but not the last piece. Returns how many of each."""
-        tokens = min(most, self.remaining - self._last_piece)
+        tokens = min(most, self.remaining - min(self._last_piece, most))
         self._forward(tokens, n_to_process=tokens)
         mx.eval(caches.arrays(self.caches))
         return tokens
