@@ -11,6 +11,7 @@ from mlx.utils import tree_map
 from mlx_vlm.models.llama import Model, ModelConfig
 
 from mlx_websockets.engine.worker.batch.batcher import Batcher
+from mlx_websockets.engine.worker.batch.caches import CacheQuantization
 from mlx_websockets.engine.worker.batch.prefixes import KeptPrefixes
 from mlx_websockets.engine.worker.room import LEAST_MARGIN_BYTES, Room
 from mlx_websockets.engine.worker.sequence import Prompt
@@ -26,11 +27,11 @@ def model() -> Any:
     mx.random.seed(7)
     config = ModelConfig(
         model_type="llama",
-        hidden_size=32,
+        hidden_size=64,
         num_hidden_layers=2,
         intermediate_size=64,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
         rms_norm_eps=1e-5,
         vocab_size=VOCABULARY,
         tie_word_embeddings=False,
@@ -193,6 +194,16 @@ def test_log_probabilities_are_the_model_s_own_for_those_who_asked(model: Any):
     assert [len(token.top) for token in asked] == [2, 2, 2]
     assert all(token.top[0] == (token.token, pytest.approx(token.logprob)) for token in asked)
     assert all(token.logprob is None and not token.top for token in tokens if token.request == 1)
+
+
+def test_the_memory_of_rows_is_known_also_where_they_have_few_bits(model: Any):
+    few = CacheQuantization(bits=8, group_size=32, scheme="uniform")
+    batcher = Batcher(model, lambda token: False, rows=16, prefill_chunk=128, quantization=few)
+    batcher.insert(0, prompt(model, SYSTEM), Choice(max_tokens=50))
+    while not batcher.step():
+        pass
+
+    Room(lambda: 10**12, device_bytes=0, kept=KeptPrefixes(0)).check(batcher, tokens=100, rows=1)
 
 
 def test_there_is_room_until_what_all_may_grow_to_does_not_fit(model: Any):

@@ -11,7 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 from mlx_vlm.generate.ar import _make_cache
-from mlx_vlm.models.cache import KVCache, make_prompt_cache
+from mlx_vlm.models.cache import KVCache, cache_nbytes, make_prompt_cache
 
 Caches = list[Any]
 
@@ -142,7 +142,7 @@ def arrays(caches: Caches) -> list[Any]:
 
 
 def bytes_of(caches: Caches) -> int:
-    return sum(int(each.nbytes) for each in caches)
+    return int(cache_nbytes(caches))
 
 
 def _is_batch(entry: Any) -> bool:
