@@ -16,8 +16,10 @@ from tiny_models import tiny_gemma3 as tiny_gemma3_source
 # Servers that tests start are on no record of the user's, and are stopped by none of their commands.
 os.environ["MLX_WS_STATE"] = tempfile.mkdtemp(prefix="mlx-ws-test-")
 
-# A shell's background job ignores Ctrl-C and hands that down: servers that tests start must heed it.
+# A shell's background job ignores Ctrl-C, one under `nohup` SIGHUP, and hands that down. Servers that tests start
+# must heed both.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
