@@ -37,7 +37,7 @@ SERVE_COMMAND = (sys.executable, "-P", "-m", "mlx_websockets", "serve")
 POLITE_SECONDS = 8.0
 """Beyond the time that its replies may take."""
 FIRM_SECONDS = 5.0
-LOOK_SECONDS = 0.05
+LOOK_SECONDS = 0.02
 SHOWN_LINES = 10
 SAME_START_SECONDS = 1.5
 """Two readings of one process's start differ by less: the boot's date is in whole seconds."""

@@ -304,7 +304,10 @@ class _Server(uvicorn.Server):
         await self._until(lambda: not self.server_state.connections, self._house.limits.close_seconds)
         for connection in list(self.server_state.connections):
             connection.transport.abort()
-        await super().shutdown(sockets)
+        if self.server_state.connections or self.server_state.tasks:
+            await super().shutdown(sockets)
+        else:  # uvicorn's own way waits a tenth of a second for peers, and there are none
+            await self.lifespan.shutdown()
 
     async def _stop_accepting(self) -> None:
         """Close our listening sockets, and lose none of the connections that were taken from them just now."""

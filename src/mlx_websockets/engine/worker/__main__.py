@@ -70,4 +70,9 @@ def _hush() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Taking the libraries and the model apart piece by piece would keep whoever stops the server waiting.
+    os._exit(status)
