@@ -73,8 +73,9 @@ install_packages() {
     # The builds of MLX own the same files: the old one has to go before the new one comes.
     "$VENV/bin/python" -m pip uninstall --quiet --yes mlx-cpu mlx-cuda-12 mlx-cuda-13
   fi
+  # The lock file is whole, so nothing is resolved: pip would look for newer releases where a package asks for an extra.
   # Compiling every module takes as long as all the rest; Python compiles those that are used.
-  "$VENV/bin/python" -m pip install --disable-pip-version-check --no-compile --require-hashes -r "$LOCK"
+  "$VENV/bin/python" -m pip install --disable-pip-version-check --no-compile --no-deps --require-hashes -r "$LOCK"
 }
 
 install_checkout() {
