@@ -6,13 +6,16 @@ whose connection it is about and `turn` which request; the first is bound to a t
 that it starts.
 """
 
+import contextlib
 import json
 import logging
+import os
+import sys
 import time
 import traceback
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NoReturn
 
 QUIET = ("uvicorn", "uvicorn.error", "websockets", "asyncio", "PIL", "zeroconf")
 """Libraries that at their chattiest log what peers say, or a line for each of a flood."""
@@ -110,3 +113,15 @@ def set_up(debug: bool, format: str = "text") -> None:
     logging.basicConfig(level=level, handlers=[terminal], force=True)
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def leave(status: int) -> NoReturn:
+    """Close the logs and end the process at once; for entry points.
+
+    Taking every module and a model apart takes tenths of a second, and whoever stops a server waits for it.
+    """
+    logging.shutdown()
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)

@@ -106,11 +106,18 @@ async def answering(engine: Engine, stop: Stop | None = None, **settings: Any) -
 @contextmanager
 def answering_elsewhere(script: Callable[[GenerationRequest], list[Update]] = parrot) -> Iterator[str]:
     """The URL of a server in another thread, for a client that blocks this one."""
+    with elsewhere(Engine(script)) as url:
+        yield url
+
+
+@contextmanager
+def elsewhere(engine: Engine) -> Iterator[str]:
+    """The URL of a server of this engine in another thread."""
     url: list[str] = []
     is_up, is_done = threading.Event(), threading.Event()
 
     async def live() -> None:
-        async with answering(Engine(script)) as address:
+        async with answering(engine) as address:
             url.append(address)
             is_up.set()
             await asyncio.to_thread(is_done.wait)

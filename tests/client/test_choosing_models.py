@@ -2,13 +2,11 @@
 
 import asyncio
 import sys
-import threading
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from answering import PATIENCE, answering
+from answering import PATIENCE, answering, elsewhere
 
 from mlx_websockets.client import Client, ModelProgress, ReplyError, connect, connect_sync
 from mlx_websockets.engine.client import Engine
@@ -121,30 +119,8 @@ def test_what_a_watcher_of_the_progress_raises_ends_its_wait_and_nothing_else() 
     play(story)
 
 
-@contextmanager
-def two_models_elsewhere() -> Iterator[str]:
-    """The URL of such a server in another thread."""
-    urls: list[str] = []
-    is_up, is_done = threading.Event(), threading.Event()
-
-    async def live() -> None:
-        async with answering(two_models()) as url:  # type: ignore[arg-type]
-            urls.append(url)
-            is_up.set()
-            await asyncio.to_thread(is_done.wait)
-
-    thread = threading.Thread(target=lambda: asyncio.run(live()))
-    thread.start()
-    try:
-        assert is_up.wait(PATIENCE)
-        yield urls[0]
-    finally:
-        is_done.set()
-        thread.join(PATIENCE)
-
-
 def test_scripts_choose_load_and_unload_models_too() -> None:
-    with two_models_elsewhere() as url, connect_sync(url, model="b") as mlx:
+    with elsewhere(two_models()) as url, connect_sync(url, model="b") as mlx:
         told: list[ModelProgress] = []
         reply = mlx.ask("hold")
         next(iter(reply))

@@ -4,15 +4,13 @@ A command is a function in a module of this package, imported when it is chosen:
 long to import is never paid for by `mlx --help`. typer reads its flags from its parameters.
 """
 
-import contextlib
 import importlib
-import logging
 import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -21,6 +19,7 @@ from typer.main import get_command
 
 from mlx_websockets.cli.console import Console
 from mlx_websockets.errors import StartError
+from mlx_websockets.logs import leave
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
@@ -104,17 +103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     if argv is None:
-        _leave(status)
+        leave(status)
     return status
-
-
-def _leave(status: int) -> NoReturn:
-    """End the process. Taking every module apart takes a tenth of a second, and whoever stops a server waits for it."""
-    logging.shutdown()
-    with contextlib.suppress(BrokenPipeError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(status)
 
 
 def _run(arguments: Sequence[str]) -> int:

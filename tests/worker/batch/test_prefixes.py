@@ -28,8 +28,8 @@ def test_a_prompt_that_begins_alike_needs_only_its_rest():
     kept = KeptPrefixes(10_000)
     kept.keep(KEYS, row(20))
 
-    assert kept.usable([*KEYS, 1, 2, 3]) == 20
-    assert contents(kept.caches_of([*KEYS, 1, 2, 3], 20)) == list(range(20))
+    assert kept.match([*KEYS, 1, 2, 3]).tokens == 20
+    assert contents(kept.caches_of(kept.match([*KEYS, 1, 2, 3]), 20)) == list(range(20))
 
 
 def test_a_prompt_that_parts_earlier_gets_what_is_common():
@@ -37,34 +37,34 @@ def test_a_prompt_that_parts_earlier_gets_what_is_common():
     kept.keep(KEYS, row(20))
     other = [*KEYS[:12], 7, 7, 7]
 
-    assert kept.usable(other) == 12
-    assert contents(kept.caches_of(other, 12)) == list(range(12))
+    assert kept.match(other).tokens == 12
+    assert contents(kept.caches_of(kept.match(other), 12)) == list(range(12))
 
 
 def test_the_last_token_is_always_computed():
     kept = KeptPrefixes(10_000)
     kept.keep(KEYS, row(20))
 
-    assert kept.usable(KEYS) == 19
+    assert kept.match(KEYS).tokens == 19
 
 
 def test_another_prompt_gets_nothing():
     kept = KeptPrefixes(10_000)
     kept.keep(KEYS, row(20))
 
-    assert kept.usable([5, *KEYS]) == 0
+    assert kept.match([5, *KEYS]).tokens == 0
     with pytest.raises(KeyError):
-        kept.caches_of([5, *KEYS], 1)
+        kept.caches_of(kept.match([5, *KEYS]), 1)
 
 
 def test_what_a_taker_computes_changes_nothing_for_the_next_one():
     kept = KeptPrefixes(10_000)
     kept.keep(KEYS, row(20))
-    taken = kept.caches_of([*KEYS[:12], 7], 12)
+    taken = kept.caches_of(kept.match([*KEYS[:12], 7]), 12)
 
     taken[0].update_and_fetch(mx.full((1, 1, 8, 1), -1.0), mx.full((1, 1, 8, 1), -1.0))
 
-    assert contents(kept.caches_of([*KEYS, 1], 20)) == list(range(20))
+    assert contents(kept.caches_of(kept.match([*KEYS, 1]), 20)) == list(range(20))
 
 
 def test_a_row_that_goes_on_from_a_kept_one_takes_its_place():
@@ -74,15 +74,15 @@ def test_a_row_that_goes_on_from_a_kept_one_takes_its_place():
     kept.keep(KEYS, row(20))
 
     assert len(kept) == 1
-    assert kept.usable([*KEYS[:10], 7]) == 10
+    assert kept.match([*KEYS[:10], 7]).tokens == 10
 
 
 def test_caches_that_forget_serve_only_prompts_that_hold_all_of_theirs():
     kept = KeptPrefixes(10_000)
     kept.keep(KEYS, row(20, RotatingKVCache))
 
-    assert kept.usable([*KEYS, 1]) == 20
-    assert kept.usable([*KEYS[:12], 1]) == 0
+    assert kept.match([*KEYS, 1]).tokens == 20
+    assert kept.match([*KEYS[:12], 1]).tokens == 0
 
 
 def test_the_least_recently_used_is_given_up_first():
@@ -91,12 +91,12 @@ def test_the_least_recently_used_is_given_up_first():
     first, second, third = ([number, *KEYS[1:]] for number in range(3))
     kept.keep(first, row(20))
     kept.keep(second, row(20))
-    kept.caches_of([*first, 1], 20)
+    kept.caches_of(kept.match([*first, 1]), 20)
 
     kept.keep(third, row(20))
 
     assert kept.nbytes == 2 * bytes_of_one
-    assert [kept.usable([*keys, 1]) for keys in (first, second, third)] == [20, 0, 20]
+    assert [kept.match([*keys, 1]).tokens for keys in (first, second, third)] == [20, 0, 20]
 
 
 def test_what_is_too_large_or_too_short_is_not_kept():

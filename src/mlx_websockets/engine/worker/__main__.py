@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from mlx_websockets.engine.channel import BlockingChannel, ChannelClosed
 from mlx_websockets.engine.messages import Load, LoadFailed, Loading, ModelSpec
 from mlx_websockets.errors import NoBackend, StartError
+from mlx_websockets.logs import leave
 
 if TYPE_CHECKING:
     from mlx_websockets.engine.worker.loop import WorkerLoop
@@ -70,9 +71,4 @@ def _hush() -> None:
 
 
 if __name__ == "__main__":
-    status = main()
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Taking the libraries and the model apart piece by piece would keep whoever stops the server waiting.
-    os._exit(status)
+    leave(main())

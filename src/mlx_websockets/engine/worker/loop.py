@@ -132,8 +132,7 @@ class WorkerLoop:
             try:
                 self._begin(request, arrived_at)
             except EngineError as error:
-                failed = Failed(request.id, error.code, str(error), error.retryable, error.retry_after_ms)
-                self._updates.append(failed)
+                self._updates.append(_refusal(request.id, error))
             except Exception as error:
                 logger.exception("request %d could not be begun", request.id)
                 self._updates.append(_failure(request.id, error))
@@ -214,7 +213,7 @@ class WorkerLoop:
     def _fail(self, id: int, error: EngineError) -> None:
         self._batcher.remove(id)
         del self._running[id]
-        self._updates.append(Failed(id, error.code, str(error), error.retryable))
+        self._updates.append(_refusal(id, error))
 
     def _logprobs(self, token: RowToken) -> tuple[TokenLogprob, ...]:
         if token.logprob is None or token.end == "stop":
@@ -257,6 +256,10 @@ def memory(kept_bytes: int) -> Memory:
         resident=psutil.Process().memory_info().rss,
         kept=kept_bytes,
     )
+
+
+def _refusal(request_id: int, error: EngineError) -> Failed:
+    return Failed(request_id, error.code, str(error), error.retryable, error.retry_after_ms)
 
 
 def _failure(request_id: int, error: Exception) -> Failed:

@@ -53,15 +53,17 @@ class RowToken:
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """A request here. `prefill` is set once its prompt is being computed, `rows` once its replies run."""
+    """A request here. `prefill` is set once its prompt is being computed, `rows` once its replies run.
+
+    `match` is what is kept of its prompt; None: it has to be computed from the start, and serves nobody else.
+    """
 
     id: int
     prompt: Prompt
     choice: Choice
     priority: Priority
     grammars: Many[Grammar]
-    can_begin_late: bool
-    match: Match | None = None
+    match: Match | None
     prefill: Prefill | None = None
     passed_over: int = 0
     cached_tokens: int = 0
@@ -142,7 +144,7 @@ class Batcher:
         """
         can_begin_late = self._quantization is None and may_be_cut(self._language_model, prompt)
         match = self._kept.match(prompt.keys) if can_begin_late else None
-        job = _Job(request, prompt, choice, priority, grammars, can_begin_late, match)
+        job = _Job(request, prompt, choice, priority, grammars, match)
         self._jobs[request] = job
         self._waiting.append(job)
 
@@ -209,11 +211,11 @@ class Batcher:
     def _part(self, left: Many[Left]) -> None:
         """Rows that ended or were given up: what was computed for them may serve another prompt."""
         for each in left:
-            job, candidate = each.row.owner
+            job, _ = each.row.owner
             job.rows.remove(each.row)
             if not job.rows:
                 del self._jobs[job.id]
-            if candidate == 0 and job.can_begin_late and each.caches is not None:
+            if each.caches is not None:
                 self._keep([*job.prompt.keys, *each.row.said[: each.said]], each.caches)
 
     def _keep_pace(self) -> None:
@@ -272,18 +274,16 @@ class Batcher:
         row_caches = []
         for job in jobs:
             job.cached_tokens = max(0, len(job.prompt.tokens) - tokens)
-            row_caches.append(self._caches_of(job.prompt, job.cached_tokens))
+            row_caches.append(self._caches_of(job))
         if len(self._jobs) == 1 and self._drafting.takes(jobs[0].prompt, jobs[0].choice, tokens):
             return self._drafting.prefill(jobs[0].prompt, row_caches[0], tokens)
         return Prefill(self._language_model, [job.prompt for job in jobs], row_caches, tokens)
 
-    def _caches_of(self, prompt: Prompt, tokens: int) -> Caches:
-        """A row's caches with the first `tokens` of the prompt in them."""
-        return (
-            self._kept.caches_of(prompt.keys, tokens)
-            if tokens
-            else caches.new_caches(self._language_model, self._quantization)
-        )
+    def _caches_of(self, job: _Job) -> Caches:
+        """A row's caches with the first `cached_tokens` of the prompt in them."""
+        if job.match is None or job.cached_tokens == 0:
+            return caches.new_caches(self._language_model, self._quantization)
+        return self._kept.caches_of(job.match, job.cached_tokens)
 
     def _finish_together(self, jobs: Many[_Job], prefill: Prefill) -> int:
         tokens = prefill.remaining
@@ -295,13 +295,13 @@ class Batcher:
     def _start(self, jobs: Many[_Job], prefill: Prefill) -> None:
         """Compute the last piece of the prompts, and let the replies run."""
         logits = prefill.finish()
-        if len(jobs) == 1 and jobs[0].can_begin_late:
+        if len(jobs) == 1 and jobs[0].match is not None:
             # Others may begin as this prompt does, and be here before its reply is over.
             self._keep(jobs[0].prompt.keys, caches.compact(prefill.caches))
         rows, places = [], []
         for place, job in enumerate(jobs):
-            job.prefill = job.match = None
             job.rows = [self._row(job, candidate) for candidate in range(job.choice.candidates)]
+            job.prefill = job.match = None
             rows += job.rows
             places += [place] * len(job.rows)
             self._waiting.remove(job)
@@ -316,7 +316,8 @@ class Batcher:
 
     def _row(self, job: _Job, candidate: int) -> Row:
         grammar = job.grammars[candidate] if job.grammars else None
-        return Row((job, candidate), RowSampling(job.choice, candidate), job.choice.max_tokens, grammar)
+        serves_others = candidate == 0 and job.match is not None
+        return Row((job, candidate), RowSampling(job.choice, candidate), job.choice.max_tokens, grammar, serves_others)
 
     def _keep(self, keys: Many[int], row_caches: Caches) -> None:
         caches.set_going(caches.arrays(row_caches))

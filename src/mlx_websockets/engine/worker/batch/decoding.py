@@ -35,6 +35,7 @@ class Row:
         sampling: how its tokens are chosen.
         left: tokens that it may still get.
         grammar: what it may say; None: anything.
+        serves_others: its caches are wanted when it leaves.
         said: its tokens so far.
         is_gone: it was given up; a token under way is nobody's.
     """
@@ -43,6 +44,7 @@ class Row:
     sampling: RowSampling
     left: int
     grammar: Grammar | None = None
+    serves_others: bool = False
     said: list[int] = field(default_factory=list)
     is_gone: bool = False
 
@@ -61,7 +63,7 @@ class Token:
 class Left:
     """A row that is not computed any further. `caches` hold its prompt and the first `said` of its tokens.
 
-    They are None where the model's kind of caches can't give a single row.
+    They are None where nobody wants them, or the model's kind of caches can't give a single row.
     """
 
     row: Row
@@ -149,14 +151,18 @@ class Decoding:
     def _drop(self, indices: Rows[int]) -> list[Left]:
         if not indices:
             return []
-        dropped = [(self.rows[index], caches.row_of(self._caches, index)) for index in indices]
+        rows = [self.rows[index] for index in indices]
+        left = [
+            Left(row, caches.row_of(self._caches, index) if row.serves_others else None, len(row.said))
+            for index, row in zip(indices, rows, strict=True)
+        ]
         kept = [index for index in range(len(self.rows)) if index not in indices]
         self.rows = [self.rows[index] for index in kept]
         self._caches = caches.filtered(self._caches, kept)
         self._sampler.keep(kept)
         self._tokens = _filtered(self._tokens, kept)
         self._rope_deltas = _filtered(self._rope_deltas, kept)
-        return [Left(row, row_caches, len(row.said)) for row, row_caches in dropped]
+        return left
 
     def _forward(self) -> mx.array:
         assert self._tokens is not None

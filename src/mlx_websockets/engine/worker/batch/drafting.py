@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
-from mlx_vlm.generate.common import _chunked_prefill_enabled
 from mlx_vlm.speculative.utils import SpeculativePrefill, run_speculative_rounds, speculative_prefill_kwargs
 
 from mlx_websockets.engine.worker.batch import caches
 from mlx_websockets.engine.worker.batch.caches import Caches
 from mlx_websockets.engine.worker.batch.decoding import Left, Row, Token
-from mlx_websockets.engine.worker.batch.prefill import Prefill
+from mlx_websockets.engine.worker.batch.prefill import Prefill, may_be_cut
 from mlx_websockets.engine.worker.sequence import Prompt
 from mlx_websockets.generation import Choice
 
@@ -40,8 +39,7 @@ class DraftedPrefill(Prefill):
 
     def __init__(self, drafter: Drafter, language_model: Any, prompt: Prompt, row: Caches, remaining: int) -> None:
         super().__init__(language_model, [prompt], [row], remaining)
-        if not _may_be_cut(drafter, language_model, prompt):
-            self._last_piece = remaining
+        self._may_be_cut = _may_be_cut(drafter, language_model, prompt)
         self._tokens = prompt.tokens
         self._last_options = speculative_prefill_kwargs(drafter.kind, drafter.model)
         self._gathered = SpeculativePrefill(drafter.kind, drafter.model)
@@ -152,15 +150,8 @@ class Drafting:
 
 def _may_be_cut(drafter: Drafter, language_model: Any, prompt: Prompt) -> bool:
     """The model can compute the prompt in pieces, and so that the drafter can read it."""
-    enabled: bool = _chunked_prefill_enabled(
-        language_model,
-        input_ids=mx.array([prompt.tokens]),
-        inputs_embeds=prompt.inputs["inputs_embeds"],
-        draft_model=drafter.model,
-        draft_kind=drafter.kind,
-        prefill_kwargs={**prompt.inputs, **speculative_prefill_kwargs(drafter.kind, drafter.model)},
-    )
-    return enabled
+    options = speculative_prefill_kwargs(drafter.kind, drafter.model)
+    return may_be_cut(language_model, prompt, draft_model=drafter.model, draft_kind=drafter.kind, **options)
 
 
 def _greedy(logits: mx.array) -> mx.array:

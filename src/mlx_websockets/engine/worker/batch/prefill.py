@@ -83,13 +83,20 @@ class Prefill:
         return output
 
 
-def may_be_cut(language_model: Any, prompt: Prompt) -> bool:
-    """The model can take the prompt in pieces, so also from a place that is known."""
+def may_be_cut(
+    language_model: Any, prompt: Prompt, *, draft_model: Any = None, draft_kind: str | None = None, **options: Any
+) -> bool:
+    """The model can take the prompt in pieces, so also from a place that is known.
+
+    `options` are what it is told beside the prompt's inputs where a drafter reads along.
+    """
     enabled: bool = _chunked_prefill_enabled(
         language_model,
         input_ids=mx.array([prompt.tokens]),
         inputs_embeds=prompt.inputs["inputs_embeds"],
-        prefill_kwargs=prompt.inputs,
+        draft_model=draft_model,
+        draft_kind=draft_kind,
+        prefill_kwargs={**prompt.inputs, **options},
     )
     return enabled
 

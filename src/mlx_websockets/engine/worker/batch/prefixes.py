@@ -38,26 +38,24 @@ class Match:
     Attributes:
         keys: the prompt's.
         tokens: how many of the first ones need not be computed.
+        kept: the row that has them; None: there is none.
     """
 
-    __slots__ = ("__weakref__", "_kept", "keys", "tokens")
+    __slots__ = ("__weakref__", "kept", "keys", "tokens")
 
     def __init__(self, keys: Keys[int]) -> None:
         self.keys = np.asarray(keys, dtype=np.int64)
         self.tokens = 0
-        self._kept: _Kept | None = None
+        self.kept: _Kept | None = None
 
     def look_at(self, kept: _Kept) -> None:
         """Take `kept` if it is as good as what there is."""
         tokens = kept.usable(self.keys)
         if tokens and tokens >= self.tokens:
-            self.tokens, self._kept = tokens, kept
-
-    def rests_on(self, kept: _Kept) -> bool:
-        return self._kept is kept
+            self.tokens, self.kept = tokens, kept
 
     def forget(self) -> None:
-        self.tokens, self._kept = 0, None
+        self.tokens, self.kept = 0, None
 
 
 class KeptPrefixes:
@@ -83,23 +81,18 @@ class KeptPrefixes:
         self._matches.add(match)
         return match
 
-    def usable(self, keys: Keys[int]) -> int:
-        """How many of a prompt's first tokens need not be computed."""
-        return self.match(keys).tokens
-
-    def caches_of(self, keys: Keys[int], tokens: int) -> Caches:
-        """Caches of exactly the first `tokens` of `keys`, for the caller to change.
+    def caches_of(self, match: Match, tokens: int) -> Caches:
+        """Caches of exactly the first `tokens` that are matched, for the caller to change.
 
         Raises:
-            KeyError: no kept row has them; see `usable`.
+            KeyError: so many are not, or the row that has them can't be cut.
         """
-        wanted = np.asarray(keys, dtype=np.int64)
-        for each in reversed(self._kept):
-            if each.usable(wanted) >= tokens and (each.can_be_cut or tokens == len(each.keys)):
-                self._kept.remove(each)
-                self._kept.append(each)
-                return caches.cut(caches.copied(each.caches), len(each.keys) - tokens)
-        raise KeyError(tokens)
+        kept = match.kept
+        if kept is None or tokens > match.tokens or not (kept.can_be_cut or tokens == len(kept.keys)):
+            raise KeyError(tokens)
+        self._kept.remove(kept)
+        self._kept.append(kept)
+        return caches.cut(caches.copied(kept.caches), len(kept.keys) - tokens)
 
     def keep(self, keys: Keys[int], row: Caches) -> None:
         """Keep a row that was computed from `keys`. The caches are the store's from here on."""
@@ -125,7 +118,7 @@ class KeptPrefixes:
         self._kept.remove(each)
         self.nbytes -= each.nbytes
         for match in self._matches:
-            if match.rests_on(each):
+            if match.kept is each:
                 self._match_anew(match)
 
     def _match_anew(self, match: Match) -> None:
