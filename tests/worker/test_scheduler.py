@@ -1,6 +1,6 @@
 from dataclasses import dataclass
 
-from mlx_websockets.engine.worker.scheduler import PATIENCE, Waiting, first_in_line
+from mlx_websockets.engine.worker.scheduler import PATIENCE, Waiting, first_in_line, in_one_pass
 from mlx_websockets.generation import ChatMessage, Choice, GenerationRequest, Priority
 
 
@@ -56,26 +56,47 @@ class Prompt:
     passed_over: int = 0
 
 
-def remaining(prompt: Prompt) -> int:
-    return prompt.remaining
-
-
 def test_the_prompt_that_is_soonest_done_goes_first():
     long, short = Prompt(2000), Prompt(20)
 
-    assert first_in_line([long, short], remaining) is short
+    assert first_in_line([long, short]) is short
 
 
 def test_a_long_question_goes_before_a_short_frame():
     question, frame = Prompt(2000), Prompt(20, "frame")
 
-    assert first_in_line([frame, question], remaining) is question
+    assert first_in_line([frame, question]) is question
 
 
 def test_nobody_is_passed_over_for_ever():
     long = Prompt(2000, "background")
 
-    chosen = [first_in_line([long, Prompt(20)], remaining) is long for _ in range(PATIENCE + 1)]
+    chosen = [first_in_line([long, Prompt(20)]) is long for _ in range(PATIENCE + 1)]
 
     assert chosen == [False] * PATIENCE + [True]
     assert long.passed_over == 0
+
+
+def lengths(first: int, *others: int, running: int = 0) -> list[int]:
+    """Of the prompts that are computed together, where pieces have 128 tokens."""
+    together = in_one_pass(Prompt(first), [Prompt(other) for other in others], piece=128, running=running)
+    return [prompt.remaining for prompt in together]
+
+
+def test_prompts_of_about_one_length_are_computed_together():
+    assert lengths(40, 42, 41, 44, 43) == [40, 41, 42, 43, 44]
+
+
+def test_a_prompt_that_would_lengthen_many_others_much_is_left_for_the_next_pass():
+    assert lengths(20, 21, 22, 23, 60) == [20, 21, 22, 23]
+    assert lengths(20, 45) == [20, 45]
+
+
+def test_a_pass_has_a_bound():
+    assert lengths(60, *[60] * 20) == [60] * 8
+
+
+def test_a_pass_that_many_replies_wait_for_is_no_larger_than_a_piece():
+    assert lengths(40, 40, 40, 40, 40, running=8) == [40, 40, 40]
+    assert lengths(40, 40, 40, 40, 40, running=5) == [40] * 5
+    assert lengths(128, running=8) == [128]

@@ -31,12 +31,12 @@ class Worker:
     def insert(self, request: GenerationRequest, batcher: Batcher | None = None) -> int:
         """Begin on a request; returns its id."""
         prompt = self.prompts.prompt(request)[0]
-        (batcher or self.batcher).insert(request.id, prompt, request.choice, priority=request.priority)
+        (self.batcher if batcher is None else batcher).insert(request.id, prompt, request.choice, priority=request.priority)
         return request.id
 
     def replies(self, *requests: GenerationRequest, batcher: Batcher | None = None) -> list[list[int]]:
         """The tokens of each request's first candidate, all requests computed together."""
-        batcher = batcher or self.batcher
+        batcher = self.batcher if batcher is None else batcher
         for request in requests:
             self.insert(request, batcher)
         said: dict[int, list[int]] = {request.id: [] for request in requests}
@@ -134,3 +134,26 @@ def test_a_request_can_be_given_up_in_prefill_and_in_decode_while_the_others_go_
 
     assert said == expected
     assert batcher.free_rows == 16
+
+
+@pytest.mark.parametrize("words", [1, 60])
+def test_prompts_of_different_lengths_are_computed_in_one_pass_where_layers_forget(worker: Worker, words: int):
+    """Gemma 3's do: more than a window of tokens is a matter of the other layers. `words`: in a window, or beyond it."""
+
+    def asked(number: int) -> GenerationRequest:
+        drawn = picture(number)
+        images = (Image(64, 64, drawn.tobytes()),) if number % 3 == 0 else ()
+        message = ChatMessage("user", f"{number} is {'really ' * (words + 2 * number)}what number?", images)
+        return GenerationRequest(id=number, messages=(message,), choice=Choice(max_tokens=TOKENS))
+
+    requests = [asked(number) for number in range(8)]
+    alone = [worker.replies(each)[0] for each in requests]
+    batcher = worker.new_batcher(prefill_chunk=1024)
+    for each in requests:
+        worker.insert(each, batcher)
+
+    batcher.step()
+    begun = {token.request for token in batcher.step()}
+
+    assert begun == set(range(8))
+    assert worker.replies(*requests, batcher=worker.new_batcher(prefill_chunk=1024)) == alone

@@ -4,7 +4,7 @@ Fairness between connections is settled before requests get here: they wait in t
 until a row is free. Here it is settled whose prompt is computed first.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
 from mlx_websockets.generation import GenerationRequest, Priority
@@ -13,6 +13,13 @@ RANKS: dict[Priority, int] = {"interactive": 0, "frame": 1, "background": 2}
 
 PATIENCE = 16
 """How often later ones may go before a prompt."""
+
+MOST_TOGETHER = 4
+"""Prompts that are computed in one pass have at most so many pieces' tokens."""
+
+WASTED_SHARE = 4
+"""Rows of a pass are all as long as the longest. Another row may cost the others so many tokens in all: a piece
+divided by this. More, and a pass of its own is cheaper."""
 
 
 class Waiting:
@@ -42,31 +49,61 @@ class Waiting:
 
 
 class Prompt(Protocol):
-    """What `first_in_line` looks at, and counts in."""
+    """What is looked at here, and counted in."""
 
     priority: Priority
     passed_over: int
+
+    @property
+    def remaining(self) -> int:
+        """Tokens still to be computed."""
 
 
 Waiter = TypeVar("Waiter", bound=Prompt)
 
 
-def first_in_line(prompts: Iterable[Waiter], remaining: Callable[[Waiter], int]) -> Waiter:
+def first_in_line(prompts: Iterable[Waiter]) -> Waiter:
     """Whose prompt is computed next: the most urgent, of these the one that is soonest done.
 
     A short question overtakes a long document so; but nobody is passed over for ever.
 
     Args:
         prompts: in the order of arrival.
-        remaining: how many tokens of a prompt are still to be computed.
     """
     waiting = list(prompts)
 
     def key(prompt: Waiter) -> tuple[bool, int, int]:
-        return prompt.passed_over < PATIENCE, RANKS[prompt.priority], remaining(prompt)
+        return prompt.passed_over < PATIENCE, RANKS[prompt.priority], prompt.remaining
 
     first = min(waiting, key=key)
     first.passed_over = 0
     for earlier in waiting[: waiting.index(first)]:
         earlier.passed_over += 1
     return first
+
+
+def in_one_pass(first: Waiter, others: Iterable[Waiter], *, piece: int, running: int) -> list[Waiter]:
+    """`first`, and those of `others` that are computed with it, all rows as long as the longest.
+
+    While replies run, a pass that is larger than a piece serves at least as many as have to wait for it.
+
+    Args:
+        others: short prompts that can be rows of a batch.
+        piece: tokens that are computed at once otherwise.
+        running: replies that have to wait meanwhile.
+    """
+    together, tokens = [first], first.remaining
+    for other in sorted(others, key=lambda prompt: prompt.remaining):
+        longer = max(tokens, other.remaining)
+        wasted = (longer - tokens) * len(together)
+        if longer * (len(together) + 1) > MOST_TOGETHER * piece or wasted > piece // WASTED_SHARE:
+            break
+        together.append(other)
+        tokens = longer
+    while len(together) < running and len(together) > 1 and len(together) * _longest(together) > piece:
+        together.pop()
+    return together
+
+
+def _longest(prompts: list[Waiter]) -> int:
+    return max(prompt.remaining for prompt in prompts)

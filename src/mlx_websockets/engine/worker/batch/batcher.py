@@ -22,14 +22,10 @@ from mlx_websockets.engine.worker.batch.pace import Pace
 from mlx_websockets.engine.worker.batch.prefill import Prefill, goes_with_others, may_be_cut
 from mlx_websockets.engine.worker.batch.prefixes import SHORTEST_WORTH_KEEPING, KeptPrefixes, Match, alike
 from mlx_websockets.engine.worker.batch.sampler import RowSampling
-from mlx_websockets.engine.worker.scheduler import first_in_line
+from mlx_websockets.engine.worker.scheduler import first_in_line, in_one_pass
 from mlx_websockets.engine.worker.sequence import Prompt
 from mlx_websockets.generation import Choice, Priority
 from mlx_websockets.sampling import REPETITION_CONTEXT_TOKENS
-
-SHORT_SHARE = 2
-"""A prompt is short up to the largest piece divided by this. Several such are computed in one pass, which costs
-little more than one does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +103,14 @@ class Batcher:
         self._quantization = quantization
         self._kept = kept if kept is not None else KeptPrefixes(0)
         empty = caches.new_caches(self._language_model, quantization)
-        self._rows_can_be_joined = caches.are_plain(empty)
+        self._takes_rows = caches.can_be_rows(empty)
         self._pace = Pace(prefill_chunk)
         self._decoding = Decoding(self._language_model)
         self._drafting = Drafting(model, drafter, prefill_chunk)
         self._jobs: dict[int, _Job] = {}
         self._waiting: list[_Job] = []  # their prompts are not computed yet, or not wholly
         self._last_tokens_at: float | None = None
-        self._prefilled = (0.0, 0)  # seconds and prompt tokens since then
+        self._prefill_seconds, self._prefill_tokens = 0.0, 0  # since then
         self._bytes_per_token = 0.0
 
     def __len__(self) -> int:
@@ -164,8 +160,11 @@ class Batcher:
         return min((row.left for row in self._running), default=1) * self._pace.usual_gap
 
     def step(self) -> list[RowToken]:
-        """A token for every running reply, and a piece of a prompt."""
-        tokens = self._decode() if self._running else []
+        """A token for every running reply, and a piece of a prompt.
+
+        While more short prompts wait than replies run, the replies wait for the prompts.
+        """
+        tokens = self._decode() if self._running and not self._prompts_go_first() else []
         if self._waiting:
             self._time_prefill()
         return tokens
@@ -221,21 +220,21 @@ class Batcher:
     def _keep_pace(self) -> None:
         now = time.perf_counter()
         if self._last_tokens_at is not None:
-            self._pace.observe(now - self._last_tokens_at, *self._prefilled)
+            self._pace.observe(now - self._last_tokens_at, self._prefill_seconds, self._prefill_tokens)
         self._last_tokens_at = now if self._running else None
-        self._prefilled = (0.0, 0)
+        self._prefill_seconds, self._prefill_tokens = 0.0, 0
 
     # --- prompts ----------------------------------------------------------------------
 
     def _time_prefill(self) -> None:
         self._decoding.wait()  # what is under way is not the prompt's time
         began = time.perf_counter()
-        tokens = self._prefill()
-        self._prefilled = (time.perf_counter() - began, tokens)
+        self._prefill_tokens += self._prefill()
+        self._prefill_seconds += time.perf_counter() - began
 
     def _prefill(self) -> int:
         """Compute a piece of a prompt, or several short prompts. Returns how many tokens."""
-        job = first_in_line(self._waiting, lambda job: job.remaining)
+        job = first_in_line(self._waiting)
         if job.prefill is None:
             together, is_short = self._those_that_go_with(job), self._is_short(job)
             job.prefill = self._begun(together)
@@ -246,9 +245,12 @@ class Batcher:
             return job.prefill.advance(chunk)
         return self._finish_together([job], job.prefill)
 
+    def _prompts_go_first(self) -> bool:
+        return sum(job.prefill is None and self._is_short(job) for job in self._waiting) > len(self._running)
+
     def _is_short(self, job: _Job) -> bool:
         """Its prompt is not worth pieces."""
-        return job.remaining <= self._pace.most // SHORT_SHARE
+        return job.remaining <= self._pace.most
 
     def _those_that_go_with(self, first: _Job) -> list[_Job]:
         """`first`, and others whose prompts are so short that computing them with it delays it little.
@@ -256,18 +258,19 @@ class Batcher:
         All rows compute as many tokens as the one that needs most: a row that needs fewer takes
         that much less of what is kept, and where nothing is, it begins with padding.
         """
-        together = [first]
         if not self._can_be_rows(first):
-            return together
-        for job in sorted((job for job in self._waiting if self._can_be_rows(job)), key=lambda job: job.remaining):
-            tokens = max(first.remaining, job.remaining)
-            fits = tokens * (len(together) + 1) <= self._pace.most
-            if job is not first and fits and not _would_gain_from(first, job):
-                together.append(job)
-        return together
+            return [first]
+        others = [
+            job
+            for job in self._waiting
+            if job is not first and self._can_be_rows(job) and not _would_gain_from(first, job)
+        ]
+        return in_one_pass(first, others, piece=self._pace.most, running=len(self._running))
 
     def _can_be_rows(self, job: _Job) -> bool:
-        return self._rows_can_be_joined and job.prefill is None and self._is_short(job) and goes_with_others(job.prompt)
+        if not self._takes_rows or job.prefill is not None or not goes_with_others(job.prompt):
+            return False
+        return self._is_short(job) and (job.match is None or job.match.can_be_cut)
 
     def _begun(self, jobs: Many[_Job]) -> Prefill:
         tokens = max(job.remaining for job in jobs)

@@ -11,7 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 from mlx_vlm.generate.ar import _make_cache
-from mlx_vlm.models.cache import KVCache, cache_nbytes, make_prompt_cache
+from mlx_vlm.models.cache import KVCache, RotatingKVCache, cache_nbytes, make_prompt_cache
 
 Caches = list[Any]
 
@@ -44,9 +44,12 @@ def new_caches(language_model: Any, quantization: CacheQuantization | None) -> C
     )
 
 
-def are_plain(caches: Caches) -> bool:
-    """Every layer keeps all that it was given: any beginning of it can be had again, rows of any length be joined."""
-    return all(type(each) is KVCache for each in caches)
+def can_be_rows(caches: Caches) -> bool:
+    """Rows of different lengths can be joined before their prompts are computed, and begin with padding.
+
+    So it is where every layer keeps all that it was given, or the newest of it: padding is the oldest and goes first.
+    """
+    return all(type(each) is KVCache or (type(each) is RotatingKVCache and each.keep == 0) for each in caches)
 
 
 def can_be_cut(caches: Caches) -> bool:
@@ -86,7 +89,7 @@ def joined(rows: Rows[Caches]) -> Caches:
 def padded(batch: Caches, tokens: Rows[int]) -> Caches:
     """The batch, where the next `tokens` of each row mean nothing: nobody looks at them, they have no position.
 
-    Only rows that hold nothing yet may be given any; see `are_plain`.
+    Only rows that hold nothing yet may be given any; see `can_be_rows`.
     """
     if any(tokens):
         for each in batch:

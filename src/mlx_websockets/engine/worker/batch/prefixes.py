@@ -48,6 +48,11 @@ class Match:
         self.tokens = 0
         self.kept: _Kept | None = None
 
+    @property
+    def can_be_cut(self) -> bool:
+        """Fewer tokens may be taken than are matched."""
+        return self.kept is None or self.kept.can_be_cut
+
     def look_at(self, kept: _Kept) -> None:
         """Take `kept` if it is as good as what there is."""
         tokens = kept.usable(self.keys)

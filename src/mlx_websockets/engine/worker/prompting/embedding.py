@@ -28,6 +28,7 @@ Made = dict[str, Any]
 PIXELS = "pixel_values"
 ROWS = "inputs_embeds"
 DEEPER = "deepstack_visual_embeds"
+MASK = "attention_mask_4d"
 
 ROUNDING = 0.02
 """How far a picture's features may be, in shares of their length, from those that were
@@ -178,6 +179,8 @@ class Embedder:
         )
         made = {key: value for key, value in embedding.to_dict().items() if value is not None}
         mx.eval(made)
+        if MASK in made and mx.all(made[MASK] != 0):
+            del made[MASK]  # it masks nothing, and would keep the prompt from being computed beside others
         return made
 
     def _looked_at(self, prompt: Processed) -> Made:
