@@ -31,7 +31,9 @@ class Worker:
     def insert(self, request: GenerationRequest, batcher: Batcher | None = None) -> int:
         """Begin on a request; returns its id."""
         prompt = self.prompts.prompt(request)[0]
-        (self.batcher if batcher is None else batcher).insert(request.id, prompt, request.choice, priority=request.priority)
+        (self.batcher if batcher is None else batcher).insert(
+            request.id, prompt, request.choice, priority=request.priority
+        )
         return request.id
 
     def replies(self, *requests: GenerationRequest, batcher: Batcher | None = None) -> list[list[int]]:
@@ -138,7 +140,7 @@ def test_a_request_can_be_given_up_in_prefill_and_in_decode_while_the_others_go_
 
 @pytest.mark.parametrize("words", [1, 60])
 def test_prompts_of_different_lengths_are_computed_in_one_pass_where_layers_forget(worker: Worker, words: int):
-    """Gemma 3's do: more than a window of tokens is a matter of the other layers. `words`: in a window, or beyond it."""
+    """As Gemma 3's do. `words`: so few that a window holds the prompt, or more."""
 
     def asked(number: int) -> GenerationRequest:
         drawn = picture(number)

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_websockets.engine.worker.reply.detokenizer import Detokenizer
+from mlx_websockets.engine.worker.reply.detokenizer import Detokenizer, decoder
 
 
 class Bytes:
@@ -14,7 +14,7 @@ class Bytes:
 
 
 def pieces(text: str, *stop: str) -> tuple[list[str], bool]:
-    detokenizer = Detokenizer(Bytes(), stop)
+    detokenizer = Detokenizer(decoder(Bytes()), stop)
     said: list[str] = []
     for byte in text.encode():
         said.append(detokenizer.add(byte))
@@ -49,7 +49,7 @@ def test_what_was_held_back_at_the_end_is_told():
 
 
 def test_bytes_that_never_become_a_code_point_are_told_as_such():
-    detokenizer = Detokenizer(Bytes())
+    detokenizer = Detokenizer(decoder(Bytes()))
 
     said = "".join(detokenizer.add(0xF0) for _ in range(3)) + detokenizer.finish()
 

@@ -20,7 +20,7 @@ from mlx_websockets.engine.worker.batch.batcher import Batcher, RowToken
 from mlx_websockets.engine.worker.batch.prefixes import KeptPrefixes
 from mlx_websockets.engine.worker.drift import Drift
 from mlx_websockets.engine.worker.prompting.prompts import Prompts
-from mlx_websockets.engine.worker.reply.detokenizer import Detokenizer, Tokenizer
+from mlx_websockets.engine.worker.reply.detokenizer import Detokenizer, Tokenizer, decoder
 from mlx_websockets.engine.worker.reply.grammar import Grammars
 from mlx_websockets.engine.worker.room import Room
 from mlx_websockets.engine.worker.scheduler import Waiting
@@ -72,7 +72,7 @@ class WorkerLoop:
     ) -> None:
         self._channel = channel
         self._prompts = prompts
-        self._tokenizer = tokenizer
+        self._decode = decoder(tokenizer)
         self._new_batcher = new_batcher
         self._batcher = new_batcher()
         self._kept = kept
@@ -162,7 +162,7 @@ class WorkerLoop:
 
     def _candidate(self, choice: Choice) -> Candidate:
         grammar = None if choice.json_schema is None else self._grammars.grammar(choice.json_schema)
-        return Candidate(Detokenizer(self._tokenizer, choice.stop), grammar)
+        return Candidate(Detokenizer(self._decode, choice.stop), grammar)
 
     def _step(self) -> None:
         try:
@@ -218,11 +218,8 @@ class WorkerLoop:
     def _logprobs(self, token: RowToken) -> tuple[TokenLogprob, ...]:
         if token.logprob is None or token.end == "stop":
             return ()
-        top = tuple((self._text(other), logprob) for other, logprob in token.top)
-        return (TokenLogprob(self._text(token.token), token.logprob, top),)
-
-    def _text(self, token: int) -> str:
-        return self._tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        top = tuple((self._decode([other]), logprob) for other, logprob in token.top)
+        return (TokenLogprob(self._decode([token.token]), token.logprob, top),)
 
     # --- out --------------------------------------------------------------------------
 
