@@ -27,7 +27,7 @@ test: setup ## set up, then run the tests (ARGS="tests/cli -x")
 	$(RUN) pytest $(ARGS)
 
 page-test: setup ## try the page in Chromium, which has to be installed (ARGS="-k camera")
-	@$(RUN) pip install --quiet --disable-pip-version-check --require-hashes -r requirements/page.lock
+	@$(RUN) pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/page.lock
 	$(RUN) pytest tests/page $(ARGS)
 
 pictures: ## take the pictures of the page that the documentation shows

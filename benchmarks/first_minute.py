@@ -1,6 +1,7 @@
 """How long a newcomer waits: from `git clone` to the first description on the page, step by step.
 
     python -m benchmarks.first_minute             measures, and writes benchmarks/results/first-minute-DATE.md
+    python -m benchmarks.first_minute --runs 3    each time anew; the report has all of them, and the medians
     python -m benchmarks.first_minute --dry-run   only prints
 
 Everything is fresh but the index: a clone of this checkout's last commit, a home folder without caches, a virtual
@@ -13,11 +14,12 @@ import os
 import platform
 import resource
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +47,7 @@ STEPS = {
 class Watch:
     """Seconds of each step, in the order in which they began."""
 
+    load: float
     seconds: dict[str, float] = field(default_factory=dict)
     _step: str = ""
     _begun: float = 0.0
@@ -58,22 +61,32 @@ class Watch:
         if step:
             print(f"{step} …", flush=True)
 
+    @property
+    def total(self) -> float:
+        return sum(self.seconds.values())
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--runs", type=int, default=1)
     arguments = parser.parse_args()
-    watch = Watch()
-    load = os.getloadavg()[0]
-    with tempfile.TemporaryDirectory(prefix="first-minute-") as folder, chromium() as browser:
-        said = measure(Path(folder), watch, browser)
-    report = as_report(watch, said, load)
+    runs = [one_run() for _ in range(arguments.runs)]
+    report = as_report([watch for watch, _ in runs], runs[-1][1])
     print(report)
     if not arguments.dry_run:
         path = ROOT / f"benchmarks/results/first-minute-{datetime.date.today():%Y-%m-%d}.md"
         path.write_text(report, "utf-8")
         print(path.relative_to(ROOT))
     return 0
+
+
+def one_run() -> tuple[Watch, str]:
+    """What each step took, and the first description."""
+    watch = Watch(load=os.getloadavg()[0])
+    with tempfile.TemporaryDirectory(prefix="first-minute-") as folder, chromium() as browser:
+        said = measure(Path(folder), watch, browser)
+    return watch, said
 
 
 def measure(folder: Path, watch: Watch, browser: object) -> str:
@@ -136,23 +149,34 @@ def cpu_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def as_report(watch: Watch, said: str, load: float) -> str:
-    rows = "\n".join(f"| {step} | {seconds:.1f} |" for step, seconds in watch.seconds.items())
+def as_report(runs: Sequence[Watch], said: str) -> str:
+    """A row for each step, a column for each run; where there are several, then their medians."""
+    steps = list(dict.fromkeys(step for run in runs for step in run.seconds))
+    rows = [row(step, [run.seconds.get(step, 0.0) for run in runs]) for step in steps]
+    rows.append(row("**all of it**", [run.total for run in runs]))
+    heads = ["seconds"] if len(runs) == 1 else [f"run {number}" for number in range(1, len(runs) + 1)] + ["median"]
+    table = "\n".join([f"| step | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|", *rows])
+    loads = ", ".join(f"{run.load:.1f}" for run in runs)
     system = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     return f"""# The first minute, {datetime.date.today():%Y-%m-%d}
 
-`python -m benchmarks.first_minute`
+`python -m benchmarks.first_minute{f" --runs {len(runs)}" if len(runs) > 1 else ""}`
 
-{system}; load {load:.1f} as it began. Packages came from a nearby index, and no cache was there.
-It took {cpu_seconds():.0f} seconds of CPU, whatever else ran meanwhile.
+{system}; load {loads} as it began. Packages came from a nearby index, and no cache was there.
+A run took {cpu_seconds() / len(runs):.0f} seconds of CPU, whatever else ran meanwhile.
 
-| step | seconds |
-|---|---|
-{rows}
-| **all of it** | **{sum(watch.seconds.values()):.1f}** |
+{table}
 
-The first description: "{said}"
+The {"first" if len(runs) == 1 else "last run's first"} description: "{said}"
 """
+
+
+def row(name: str, seconds: Sequence[float]) -> str:
+    """A line of the table, in seconds."""
+    cells = [f"{each:.1f}" for each in seconds]
+    if len(cells) > 1:
+        cells.append(f"**{statistics.median(seconds):.1f}**")
+    return f"| {name} | {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":
