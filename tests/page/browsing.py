@@ -116,10 +116,16 @@ def serving(*models: str | Path) -> Iterator[Server]:
 
 
 class Cable:
-    """A network between the browser and a server that a test can break."""
+    """A network between the browser and a server that a test can break.
 
-    def __init__(self, port: int) -> None:
+    Args:
+        port: the server's.
+        address: whom the server takes us for; one that isn't loopback makes us another machine.
+    """
+
+    def __init__(self, port: int, address: str = "127.0.0.1") -> None:
         self._far_port = port
+        self._address = address
         self._ends: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
         self._is_up = threading.Event()
@@ -155,7 +161,8 @@ class Cable:
         await asyncio.gather(*(task for task in asyncio.all_tasks() if task is not asyncio.current_task()))
 
     async def _joined(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._far_port)
+        far_end = asyncio.open_connection("127.0.0.1", self._far_port, local_addr=(self._address, 0))
+        far_reader, far_writer = await far_end
         ends = {writer, far_writer}
         self._ends |= ends
         await asyncio.gather(_copied(reader, far_writer), _copied(far_reader, writer))

@@ -46,7 +46,7 @@ def opened(browser: Any, server: Server) -> Iterator[OpenPage]:
         if message.type == "error" and "WebSocket connection" not in message.text:
             troubles.append(message.text)
 
-    def open_page(path: str = "", *, address: str = "", **options: Any) -> Any:
+    def open_page(path: str = "", *, address: str = "", state: str = "Connected", **options: Any) -> Any:
         context = browser.new_context(**{"viewport": DESK, "reduced_motion": "reduce", **options})
         context.set_default_timeout(STORY_MS)
         contexts.append(context)
@@ -54,7 +54,7 @@ def opened(browser: Any, server: Server) -> Iterator[OpenPage]:
         page.on("pageerror", lambda error: troubles.append(error.message))
         page.on("console", note)
         page.goto((address or server.address) + path)
-        page.get_by_text("Connected", exact=True).wait_for()
+        page.locator("#state").get_by_text(state, exact=True).wait_for()
         return page
 
     yield open_page
@@ -98,6 +98,15 @@ def ask(page: Any, question: str) -> Any:
     return reply.locator("p").first.text_content()
 
 
+def set_(page: Any, **fields: str) -> None:
+    """Change what stands in the settings panel, and apply it."""
+    with panel(page, "settings") as settings:
+        for name, value in fields.items():
+            settings.locator(f"[name={name}], textarea#{name}").fill(value)
+        page.locator("#apply").click()
+        settings.wait_for(state="hidden")
+
+
 def messages(page: Any, kind: str) -> list[dict[str, Any]]:
     """Those of the open log that are of a kind."""
     lines = page.locator("#messages li span:last-child").all_text_contents()
@@ -106,16 +115,12 @@ def messages(page: Any, kind: str) -> list[dict[str, Any]]:
 
 def be_brief(page: Any, tokens: int = 8) -> None:
     """Let replies be likely ones of so many tokens at most: how long one takes is no part of the story."""
-    with panel(page, "settings") as settings:
-        page.locator("input[name=maxOutputTokens]").fill(str(tokens))
-        page.locator("input[name=temperature]").fill("0")
-        page.locator("#apply").click()
-        settings.wait_for(state="hidden")
+    set_(page, maxOutputTokens=str(tokens), temperature="0")
 
 
-def keep(page: Any, name: str) -> None:
+def keep(page: Any, name: str, *, whole: bool = False) -> None:
     if folder := os.environ.get("MLX_WS_PICTURES"):
-        page.screenshot(path=Path(folder) / f"{name}.png")
+        page.screenshot(path=Path(folder) / f"{name}.png", full_page=whole)
 
 
 @contextmanager
@@ -156,6 +161,18 @@ def film(page: Any) -> dict[str, Any]:
     return {"name": "circle.webm", "mimeType": "video/webm", "buffer": base64.b64decode(recorded)}
 
 
+def is_red_in_the_middle(image: Any) -> bool:
+    red, green, blue = image.evaluate(
+        """(image) => {
+          const { naturalWidth: width, naturalHeight: height } = image;
+          const pen = Object.assign(document.createElement("canvas"), { width, height }).getContext("2d");
+          pen.drawImage(image, 0, 0);
+          return [...pen.getImageData(width / 2, height / 2, 1, 1).data.slice(0, 3)];
+        }"""
+    )
+    return bool(red > 150 and green < 90 and blue < 90)
+
+
 def drop(page: Any, file: Path, mime: str = "image/png") -> None:
     page.evaluate(
         """([data, name, type]) => {
@@ -182,7 +199,7 @@ def test_a_drawn_scene_is_described_on_a_page_that_axe_has_nothing_against(opene
     analysed(page, 3)
 
     expect(page.locator("#caption")).to_have_text(re.compile("picture shows"))
-    keep(page, f"page-{scheme}")
+    keep(page, f"page-{scheme}", whole=True)
     page.keyboard.press("x")
     assert violations(page) == []
     for name in PANELS:
@@ -239,6 +256,51 @@ def test_of_a_fast_stream_the_newest_frame_counts_and_the_numbers_add_up(page):
 
     assert float(page.locator("#meter-age").text_content()) > 0
     assert page.locator("#meter-speed").text_content() != "\N{EN DASH}"
+
+
+def test_a_description_stands_beside_the_picture_that_it_is_about(page):
+    page.locator("#film").set_input_files(film(page))
+    analysed(page)
+
+    for picture in ("#caption-picture", ".entry.seen img"):
+        shown = page.locator(picture).first
+        page.wait_for_function("(image) => image.complete && image.naturalWidth", arg=shown.element_handle())
+        assert is_red_in_the_middle(shown)
+
+
+def test_each_number_has_a_trace(page):
+    page.locator("#source-scene").click()
+    analysed(page, 2)
+    page.locator("#source-stop").click()
+
+    for name in ("ttft", "age", "queue", "speed"):
+        expect(page.locator(f"#meter-{name}")).to_have_text(re.compile(r"^\d"))
+        expect(page.locator(f"#top-{name}")).to_have_text(re.compile("^up to "))
+        assert page.locator(f"#trace-{name}").evaluate(
+            "(canvas) => canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.some(Boolean)"
+        )
+
+
+@pytest.mark.parametrize(
+    ("refusal", "said"),
+    [
+        ("NotAllowedError", "The browser did not allow it."),
+        ("NotFoundError", "This machine has no camera."),
+        ("NotReadableError", "The camera is in use by another program."),
+    ],
+)
+def test_a_camera_that_is_not_to_be_had_is_explained(page, refusal, said):
+    page.evaluate(
+        """(name) => {
+          navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException("", name));
+        }""",
+        refusal,
+    )
+
+    page.locator("#source-camera").click()
+
+    expect(page.locator("#notice")).to_contain_text(said)
+    expect(page.locator("#invitation")).to_be_visible()
 
 
 def test_a_question_is_about_what_the_stream_shows_now(page):
@@ -353,10 +415,7 @@ def test_the_chosen_model_answers(page, tiny_gemma3):
 
 def test_all_candidates_are_shown(page):
     be_brief(page)
-    with panel(page, "settings") as settings:
-        page.locator("input[name=candidateCount]").fill("3")
-        page.locator("#apply").click()
-        settings.wait_for(state="hidden")
+    set_(page, candidateCount="3")
 
     ask(page, "Name a colour.")
 
@@ -364,10 +423,7 @@ def test_all_candidates_are_shown(page):
 
 
 def test_a_frame_that_changed_nothing_is_counted_as_that(page):
-    with panel(page, "settings") as settings:
-        page.locator("input[name=unchangedThreshold]").fill("1")
-        page.locator("#apply").click()
-        settings.wait_for(state="hidden")
+    set_(page, unchangedThreshold="1")
 
     page.locator("#source-scene").click()
 
@@ -399,15 +455,36 @@ def test_every_setting_of_the_wire_is_in_the_panel(page):
 
 
 def test_settings_are_applied_and_a_wrong_one_is_explained(page):
-    with panel(page, "settings"):
-        page.locator("input[name=temperature]").fill("0")
-        page.locator("#apply").click()
-        page.locator("#settings").wait_for(state="hidden")
+    set_(page, temperature="0")
+
     with panel(page, "settings"):
         expect(page.locator("input[name=temperature]")).to_have_value("0")
         page.locator("input[name=maxOutputTokens]").fill("99999")
         page.locator("#apply").click()
         expect(page.locator("#settings-trouble")).to_have_text(re.compile("maxOutputTokens.*must be"))
+
+
+def test_the_panel_has_the_servers_ranges_and_its_own_values_to_go_back_to(page):
+    set_(page, temperature="0", maxOutputTokens="30")
+
+    with panel(page, "settings") as settings:
+        expect(settings.get_by_label("Temperature")).to_have_value("0")
+        expect(settings.locator("label", has=page.locator("[name=maxOutputTokens]"))).to_contain_text("1\N{EN DASH}512")
+        page.locator("#restore").click()
+        expect(settings.get_by_label("Temperature")).to_have_value("0.7")
+        expect(settings.get_by_label("Max output tokens")).to_have_value("200")
+
+
+def test_the_system_text_goes_with_questions_and_frames(page):
+    set_(page, system="You are brief.", maxOutputTokens="8")
+
+    ask(page, "Hello.")
+    page.locator("#source-scene").click()
+    analysed(page)
+
+    with panel(page, "log"):
+        asked = [*messages(page, "text_input"), *messages(page, "video_frame")]
+    assert {each["system"] for each in asked} == {"You are brief."}
 
 
 def test_a_talk_is_exported(page):
@@ -495,10 +572,37 @@ def test_a_phone_sees_through_its_camera_over_tls(opened, server):
 
     assert violations(page) == []
     assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+    for name in PANELS:
+        with panel(page, name):
+            assert violations(page) == [], name
     page.locator("#source-stop").tap()
     page.locator("#source-scene").tap()
     analysed(page, 3)
     keep(page, "page-phone")
+
+
+def test_from_another_machine_the_page_asks_for_the_token(opened, server):
+    with Cable(server.port, network_address()) as cable:
+        page = opened(address=f"http://localhost:{cable.port}/", state="Not connected")
+        door = page.locator("#door")
+        expect(door).to_contain_text("wants its token")
+        assert violations(page) == []
+
+        page.locator("#token").fill("not the token")
+        page.keyboard.press("Enter")
+        expect(door).to_contain_text("This is not the server's token.")
+        page.keyboard.press("Escape")
+        page.locator("#again").click()
+        expect(door).to_be_visible()
+        page.locator("#token").fill(TOKEN)
+        page.keyboard.press("Enter")
+
+        page.get_by_text("Connected", exact=True).wait_for()
+        expect(door).to_be_hidden()
+        expect(page.locator("#again")).to_be_hidden()
+        page.reload()
+        page.get_by_text("Connected", exact=True).wait_for()
+        page.context.close()
 
 
 def test_a_broken_network_loses_nothing(opened, server):

@@ -223,10 +223,14 @@ def test_every_path_wants_it_from_elsewhere(path, kind):
     assert gate.refusal(asks(HERE, kind=kind, path=path), 0.0) is None
 
 
-def test_whether_it_lives_anybody_may_ask():
+def test_whether_it_lives_anybody_may_ask_and_whoever_has_a_browser_sees_the_page():
     gate = Gate(NAMES, keys=KEYS)
+    browser = [("accept", "text/html,*/*;q=0.8")]
 
     assert gate.refusal(asks(kind="http", path="/healthz"), 0.0) is None
+    assert gate.refusal(asks(kind="http", path="/", pairs=browser), 0.0) is None
+    assert gate.refusal(asks(kind="http", path="/metrics", pairs=browser), 0.0) is not None
+    assert gate.refusal(asks(kind="websocket", path="/", pairs=browser), 0.0) is not None
     assert gate.refusal(asks(kind="websocket", path="/healthz"), 0.0) is not None
 
 

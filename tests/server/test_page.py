@@ -78,16 +78,17 @@ def test_the_settings_panel_is_told_every_setting_of_the_wire_with_its_range(bro
     assert described["responseModalities"]["kind"] == "words"
 
 
-def test_the_files_need_no_token_but_the_page_does():
+def test_the_page_needs_no_token_for_it_asks_for_one_and_all_else_does():
     elsewhere = TestClient(
         create_app(Settings(), ScriptedEngine(), keys=[Key("open-sesame")]),
         headers={**BROWSER, "host": "192.168.1.2:8765"},
         client=("192.168.1.9", 50000),
     )
 
-    assert elsewhere.get("/").status_code == 401
-    assert elsewhere.get("/?token=open-sesame").status_code == 200
-    assert all(elsewhere.get(path).status_code == 200 for path in page.PATHS)
+    assert all(elsewhere.get(path).status_code == 200 for path in ("/", *page.PATHS))
+    assert elsewhere.get("/", headers={"accept": "*/*"}).status_code == 401
+    assert elsewhere.get("/?token=open-sesame", headers={"accept": "*/*"}).status_code == 200
+    assert elsewhere.get("/v1/status").status_code == 401
 
 
 def test_the_page_takes_nothing_from_elsewhere_and_has_nothing_inline():

@@ -3,7 +3,7 @@
 Browsers let any page open a WebSocket to any host, so a page's `Origin` is checked; a name
 that a stranger controls may resolve to this machine, so `Host` must be an address or a name
 of ours; and whoever asks from another machine needs the token. In this order, for every
-request there is, `/healthz` excepted from the last. Knows the time only as a number; nothing
+request there is, but for the page and `/healthz`, which are for everybody. Knows the time only as a number; nothing
 here sends anything.
 """
 
@@ -14,14 +14,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlx_websockets.server.page import PATHS
+from mlx_websockets.server import page
 from mlx_websockets.server.parties import Key, Party
 from mlx_websockets.server.tokens import Guesses, is_right, shown_token, without_token
 
 Headers = Iterable[tuple[bytes, bytes]]
 
-OPEN_PATHS = PATHS | {"/healthz"}
-"""What needs no token: the page's files, which hold no secret, and what whoever watches over the server asks."""
+OPEN_PATHS = page.PATHS | {"/healthz"}
+"""What needs no token, nor does the page itself, which holds no secret and asks for one."""
 
 PARTY = "mlx_websockets.party"
 """Where a scope says who asks."""
@@ -110,7 +110,7 @@ class Gate:
         return "Pages of this origin may not connect."
 
     def _token_refusal(self, scope: Mapping[str, Any], is_for_browser: bool, now: float) -> Refusal | None:
-        if self._is_open or is_local(scope) or (scope["type"] == "http" and scope["path"] in OPEN_PATHS):
+        if self._is_open or is_local(scope) or _is_open_to_all(scope):
             return None
         shown = shown_token(scope)
         if shown is None:
@@ -133,6 +133,10 @@ def party_of(scope: Mapping[str, Any]) -> Party | None:
 
 
 # --- where a request comes from ---------------------------------------------------------
+
+
+def _is_open_to_all(scope: Mapping[str, Any]) -> bool:
+    return page.is_wanted(scope) or (scope["type"] == "http" and scope["path"] in OPEN_PATHS)
 
 
 def is_local(scope: Mapping[str, Any]) -> bool:

@@ -16,7 +16,7 @@ from mlx_websockets.server.gate import Gate, Refusal
 
 async def greeting(request: Request) -> Response:
     """The page for a browser, a few words for everybody else."""
-    if page.wants_page(request):
+    if page.is_wanted(request.scope):
         return page.answer(request, "index.html")
     is_secure = request.url.scheme == "https"
     port = request.url.port or (443 if is_secure else 80)

@@ -4,6 +4,7 @@ import inspect
 import json
 import re
 import typing
+from collections.abc import Mapping
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
@@ -24,9 +25,11 @@ KINDS = {
     "icon.svg": "image/svg+xml",
     "app.js": "text/javascript; charset=utf-8",
     "client.js": "text/javascript; charset=utf-8",
+    "log.js": "text/javascript; charset=utf-8",
     "meters.js": "text/javascript; charset=utf-8",
     "scene.js": "text/javascript; charset=utf-8",
     SETTINGS: "application/json",
+    "settings.js": "text/javascript; charset=utf-8",
     "sources.js": "text/javascript; charset=utf-8",
     "talk.js": "text/javascript; charset=utf-8",
 }
@@ -40,9 +43,11 @@ _CONTENT_POLICY = (
 )
 
 
-def wants_page(request: Request) -> bool:
-    """A browser asks for HTML by name; curl takes whatever there is."""
-    return "text/html" in request.headers.get("accept", "")
+def is_wanted(scope: Mapping[str, Any]) -> bool:
+    """Whether a request is for the page. A browser asks for HTML by name; curl takes whatever there is."""
+    if (scope["type"], scope["path"]) != ("http", "/"):
+        return False
+    return any(name == b"accept" and b"text/html" in value for name, value in scope["headers"])
 
 
 async def page_file(request: Request) -> Response:

@@ -1,17 +1,25 @@
 /** The page: one connection, one source of frames, one talk. */
 
 import { connect } from "./client.js";
+import { Log } from "./log.js";
 import { Meters } from "./meters.js";
+import { Settings } from "./settings.js";
 import { Source, cameras, jpeg, smaller } from "./sources.js";
-import { Speaker, Talk, element, thumbnail } from "./talk.js";
+import { Speaker, Talk, element, show, thumbnail } from "./talk.js";
 
 const FULL_BYTES = 256 * 1024;
 const MAX_OPEN_FRAMES = 10;
 const MAX_PICTURES = 8;
-const MAX_LOGGED = 500;
 const NOTICE_MS = 6000;
 const RATES = [0.5, 1, 2, 5, 10, 15];
 const PRESETS = ["Describe what you see.", "What colour is it?", "How many objects are there?", "Which shape is it?", "Read the text."];
+/** What a browser means by the names of its errors about cameras and screens. */
+const TROUBLES = {
+  NotAllowedError: "The browser did not allow it. The sign beside the address lets you change that.",
+  NotFoundError: "This machine has no camera.",
+  NotReadableError: "The camera is in use by another program.",
+  OverconstrainedError: "That camera is gone.",
+};
 /** Reasons to look at no frame that are as they should be. */
 const SPARED = ["superseded", "unchanged"];
 const KEYS = [
@@ -23,6 +31,7 @@ const KEYS = [
   ["v", "Video file", () => find("source-video").click()],
   ["d", "Drawn scene", () => find("source-scene").click()],
   ["o", "Add a picture", () => find("pictures").click()],
+  ["m", "Choose a model", () => find("model").focus()],
   ["n", "Newest only, on and off", () => find("newest").click()],
   ["x", "Stop the stream", () => stopStream()],
   [",", "Settings", () => open("settings")],
@@ -37,37 +46,55 @@ const talk = new Talk(find("entries"), speaker);
 const meters = new Meters(find);
 const source = new Source(find("video"));
 
+const log = new Log(find);
+const parameters = new URLSearchParams(location.search);
+const isDemo = parameters.has("demo");
+const settings = new Settings(find, isDemo ? { temperature: 0 } : {}); // it says what it is surest of
+
 /** @type {import("./client.js").Client | undefined} */
 let mlx;
-let described = []; // the settings that there are, as the server describes them
-const isDemo = new URLSearchParams(location.search).has("demo");
-// Settings that differ from the server's, to be told again to a new session. The demo says what it is surest of.
-let chosen = isDemo ? { temperature: 0 } : {};
 let attached = [];
 const replies = new Set();
 const frames = new Set();
 let frameNumber = 0;
+/** @type {Blob | undefined} */
+let captioned;
 let streamNumber = 0;
 
 // --- the connection ---
 
 async function talkTo() {
-  const token = new URLSearchParams(location.search).get("token") ?? undefined;
+  const token = parameters.get("token") ?? undefined;
   const address = `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/ws`;
   for (let wait = 500; ; wait = Math.min(2 * wait, 10_000)) {
     showState("away", "Connecting");
     try {
       const client = await connect(address, { token });
       client.addEventListener("state", ({ detail }) => client === mlx && changed(detail));
-      client.addEventListener("message", ({ detail }) => log(detail));
-      log({ direction: "in", message: client.hello, bytes: 0 });
+      client.addEventListener("message", ({ detail }) => log.add(detail));
+      log.add({ direction: "in", message: client.hello, bytes: 0 });
       mlx = client;
       return isOpen(true);
     } catch (error) {
-      if (error.closeCode === 1008) return showState("closed", error.message);
+      if (error.closeCode === 1008) return refused(error.message);
       await new Promise((resolve) => setTimeout(resolve, Math.random() * wait));
     }
   }
+}
+
+/** Nobody is let in as we come; a token may help. */
+function refused(reason) {
+  showState("closed", "Not connected");
+  find("door-reason").textContent = reason;
+  open("door");
+}
+
+function enter() {
+  parameters.set("token", find("token").value.trim());
+  history.replaceState(null, "", `?${parameters}`); // as the QR code has it; a reload needs it again
+  find("token").value = "";
+  find("door").close();
+  void talkTo();
 }
 
 function changed({ state, resumed, reason }) {
@@ -90,8 +117,7 @@ async function isOpen(isNew) {
   refresh();
   if (!isNew) return;
   try {
-    described = await (await fetch("/settings.json")).json();
-    showSettings(await mlx.configure(chosen));
+    await settings.begin(mlx);
     showModels(await mlx.models());
   } catch (error) {
     if (mlx.state === "open") tell(error.message);
@@ -101,6 +127,7 @@ async function isOpen(isNew) {
 function showState(state, text) {
   find("state").dataset.state = state;
   find("state-text").textContent = text;
+  find("again").hidden = state !== "closed";
 }
 
 function showModels(models) {
@@ -142,7 +169,7 @@ async function ask() {
   attach([]);
   find("question").value = "";
   talk.you(text, pictures);
-  await follow(() => mlx.ask(text, { images: pictures, history: find("history").checked || undefined, ...model() }));
+  await follow(() => mlx.ask(text, { images: pictures, history: find("history").checked || undefined, ...settings.system, ...model() }));
 }
 
 async function follow(begin) {
@@ -218,8 +245,7 @@ async function begin(start) {
   try {
     await start();
   } catch (error) {
-    if (error.name === "NotAllowedError") tell("The browser was not allowed to.");
-    else if (error.name !== "AbortError") tell(error.message); // that is another source, chosen meanwhile
+    if (error.name !== "AbortError") tell(TROUBLES[error.name] ?? error.message); // that is another source, chosen meanwhile
     return refresh();
   }
   find("video").classList.toggle("mirrored", source.name === "camera" && source.facing === "user");
@@ -263,29 +289,26 @@ async function sendFrame() {
     frameId: ++frameNumber,
     capturedAt,
     policy: find("newest").checked ? "latest" : "queue",
+    ...settings.system,
     ...model(),
   });
   const became = meters.sent();
   frames.add(reply);
-  void read(reply, name, capturedAt, became);
+  void read(reply, { name, file, capturedAt }, became);
 }
 
-async function read(reply, name, capturedAt, became) {
+async function read(reply, frame, became) {
   try {
-    const caption = find("caption");
     let said = "";
     for await (const delta of reply) {
-      said += delta;
-      if (name !== source.name) continue;
-      caption.textContent = said;
-      caption.hidden = false;
+      if (frame.name === source.name) showCaption((said += delta), frame.file);
     }
     const result = await reply.result;
     if (result.dropped) return became(SPARED.includes(result.dropped) ? result.dropped : "dropped");
     if (result.finishReason === "cancelled") return became("dropped");
     became("analysed");
     meters.note(result);
-    talk.seen(name, result, capturedAt);
+    talk.seen(frame, result);
   } catch (error) {
     became("dropped");
     if (error.name === "ReplyError" && !error.retryable) {
@@ -295,6 +318,15 @@ async function read(reply, name, capturedAt, became) {
   } finally {
     frames.delete(reply);
   }
+}
+
+/** What is said, beside the picture that it is said of: the stream has gone on meanwhile. */
+function showCaption(text, picture) {
+  find("caption-text").textContent = text;
+  find("caption").hidden = false;
+  if (captioned === picture) return;
+  captioned = picture;
+  show(picture, find("caption-picture"));
 }
 
 async function listCameras() {
@@ -312,78 +344,19 @@ async function listCameras() {
 
 function open(id) {
   if (document.querySelector("dialog[open]")) return;
-  if (id === "log") redrawLog();
+  if (id === "log") log.draw();
   find(id).showModal();
 }
 
-function showSettings(current) {
-  const fields = described.map(({ name, meaning, kind, least, most, isNullable }) => {
-    const label = element("label", "", asTitle(name));
-    const input = element("input");
-    label.append(" ", element("small", "", meaning), input);
-    Object.assign(input, { name, type: "text", readOnly: kind === "words" });
-    if (kind !== "words") Object.assign(input, { type: "number", min: least, max: most, step: kind === "whole" ? 1 : 0.05 });
-    if (isNullable) input.placeholder = "not set";
-    input.value = current[name] ?? "";
-    return label;
-  });
-  find("fields").replaceChildren(...fields);
-}
-
-/** `maxOutputTokens` as "Max output tokens". */
-function asTitle(name) {
-  const words = name.replaceAll("_", " ").replace(/(?<=[a-z])[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`);
-  return words[0].toUpperCase() + words.slice(1);
-}
-
 async function applySettings() {
-  const wanted = {};
-  for (const { name, kind, isNullable } of described) {
-    const { value } = find("fields").querySelector(`[name="${name}"]`);
-    if (kind !== "words" && (value !== "" || isNullable)) wanted[name] = value === "" ? null : Number(value);
-  }
   try {
-    showSettings(await mlx.configure(wanted));
-    chosen = wanted;
+    await settings.apply(mlx);
     find("settings-trouble").textContent = "";
     find("settings").close();
     speaker.say("Settings applied.");
   } catch (error) {
     find("settings-trouble").textContent = error.message;
   }
-}
-
-let logged = [];
-
-function log({ direction, message, bytes }) {
-  const text = JSON.stringify(message, (name, value) => {
-    if ((name === "image" || name === "frame") && value.length > 100) return `(${value.length} characters)`;
-    return name === "resume_token" || (name === "token" && message.type === "resume") ? "(secret)" : value;
-  });
-  logged.push({ at: new Date(), direction, text: message.images ? `${text.slice(0, 300)}… (${bytes} bytes)` : text });
-  logged = logged.slice(-MAX_LOGGED);
-  if (find("log").open && !find("hold").checked) redrawLog();
-}
-
-let isRedrawing = false;
-
-function redrawLog() {
-  if (isRedrawing) return;
-  isRedrawing = true;
-  requestAnimationFrame(() => {
-    isRedrawing = false;
-    const words = find("filter").value.toLowerCase().split(/[\s,]+/).filter(Boolean);
-    const shown = logged.filter(({ text }) => !words.length || words.some((word) => text.toLowerCase().includes(word)));
-    const lines = shown.map(({ at, direction, text }) => {
-      const line = element("li");
-      const time = `${at.toLocaleTimeString([], { hour12: false })}.${String(at.getMilliseconds()).padStart(3, "0")}`;
-      const kind = text.includes('"type":"error"') ? "bad" : direction;
-      line.append(element("time", "", time), element("span", kind, direction === "out" ? ">" : "<"), element("span", kind, text));
-      return line;
-    });
-    find("messages").replaceChildren(...lines);
-    find("messages").scrollTop = find("messages").scrollHeight;
-  });
 }
 
 function save(kind) {
@@ -441,10 +414,13 @@ on("settings-form", "submit", (event) => {
   event.preventDefault();
   void applySettings();
 });
-on("filter", "input", redrawLog);
-on("log-clear", "click", () => {
-  logged = [];
-  redrawLog();
+on("restore", "click", () => settings.restore());
+on("filter", "input", () => log.draw());
+on("log-clear", "click", () => log.clear());
+on("again", "click", () => talkTo());
+on("door-form", "submit", (event) => {
+  event.preventDefault();
+  enter();
 });
 source.onended = stopStream;
 

@@ -1,22 +1,24 @@
-/** The numbers beside the stream, what became of the last frames, and the small plot of the last replies. */
+/** The numbers beside the stream, what became of the last frames, and a trace of each number over the last replies. */
 
 const KEPT = 60;
 const FRAMES_SHOWN = 40;
-const FIELDS = ["ttft", "speed", "age", "queue"];
+const TRACES = ["ttft", "age", "queue", "speed"];
+const LEAST_TOP = { speed: 10 };
+const LEAST_TOP_MS = 100;
+const EDGE = 4;
 
 export class Meters {
   #find;
   #counts = { sent: 0, analysed: 0, superseded: 0, unchanged: 0, dropped: 0 };
-  #times = [];
+  /** @type {Record<string, number | null>[]} */
+  #kept = [];
   #sentAt = [];
-  #canvas;
 
   /** @param {(id: string) => HTMLElement} find */
   constructor(find) {
     this.#find = find;
-    this.#canvas = /** @type {HTMLCanvasElement} */ (find("plot"));
-    new ResizeObserver(() => this.#plot()).observe(this.#canvas);
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#plot());
+    new ResizeObserver(() => this.#draw()).observe(find("trace-ttft"));
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#draw());
   }
 
   /**
@@ -50,57 +52,59 @@ export class Meters {
 
   /** @param {import("./client.js").Result} result */
   note({ timings }) {
-    if (!timings || !timings.ttft_ms) return;
-    this.#times.push({ ttft: timings.ttft_ms, speed: timings.tokens_per_second, age: timings.frame_age_ms ?? null });
-    this.#times = this.#times.slice(-KEPT);
-    const values = [timings.ttft_ms, timings.tokens_per_second, timings.frame_age_ms, timings.queue_ms];
-    FIELDS.forEach((name, at) => this.#write(name, values[at]));
-    this.#plot();
+    if (!timings?.ttft_ms) return;
+    const { ttft_ms: ttft, frame_age_ms: age = null, queue_ms: queue, tokens_per_second: speed } = timings;
+    this.#kept.push({ ttft, age, queue, speed });
+    this.#kept = this.#kept.slice(-KEPT);
+    for (const name of TRACES) this.#write(name, this.#kept.at(-1)[name]);
+    this.#draw();
   }
 
   #write(name, value) {
-    if (value === undefined || value === null) return;
+    if (value === null) return;
     this.#find(`meter-${name}`).textContent = value < 100 && name === "speed" ? value.toFixed(1) : String(Math.round(value));
   }
 
-  #plot() {
-    const { clientWidth: width, clientHeight: height } = this.#canvas;
-    if (!width) return;
-    const ratio = devicePixelRatio || 1;
-    this.#canvas.width = width * ratio;
-    this.#canvas.height = height * ratio;
-    const pen = this.#canvas.getContext("2d");
-    pen.scale(ratio, ratio);
-    const style = getComputedStyle(this.#canvas);
-    const top = Math.max(100, ...this.#times.map((each) => Math.max(each.ttft, each.age ?? 0)));
-    pen.strokeStyle = style.getPropertyValue("--line");
-    pen.lineWidth = 1;
-    for (const share of [0, 0.5, 1]) {
-      const y = Math.round(4 + share * (height - 8)) + 0.5;
-      pen.beginPath();
-      pen.moveTo(0, y);
-      pen.lineTo(width, y);
-      pen.stroke();
+  #draw() {
+    for (const name of TRACES) {
+      const canvas = /** @type {HTMLCanvasElement} */ (this.#find(`trace-${name}`));
+      const values = this.#kept.map((each) => each[name]);
+      const top = Math.max(LEAST_TOP[name] ?? LEAST_TOP_MS, ...values);
+      drawTrace(canvas, values, top);
+      this.#find(`top-${name}`).textContent = values.length ? `up to ${rounded(name, top)}` : "";
     }
-    this.#line(pen, "age", style.getPropertyValue("--muted"), top, width, height, [4, 3]);
-    this.#line(pen, "ttft", style.getPropertyValue("--accent"), top, width, height, []);
-    this.#find("plot-top").textContent = top >= 1000 ? `${(top / 1000).toFixed(1)} s` : `${Math.round(top)} ms`;
   }
+}
 
-  #line(pen, name, colour, top, width, height, dashes) {
-    const points = this.#times.map((each, at) => [at, each[name]]).filter(([, value]) => value !== null);
-    const place = ([at, value]) => [(at / (KEPT - 1)) * (width - 6) + 3, height - 4 - (value / top) * (height - 8)];
-    pen.strokeStyle = pen.fillStyle = colour;
-    pen.lineWidth = 1.75;
-    pen.lineJoin = "round";
-    pen.setLineDash(dashes);
-    pen.beginPath();
-    for (const point of points) pen.lineTo(...place(point));
-    pen.stroke();
-    pen.setLineDash([]);
-    if (!points.length) return;
-    pen.beginPath();
-    pen.arc(...place(points.at(-1)), 2.5, 0, 7);
-    pen.fill();
-  }
+function rounded(name, value) {
+  if (name === "speed") return String(Math.round(value));
+  return value >= 1000 ? `${(value / 1000).toFixed(1)} s` : `${Math.round(value)} ms`;
+}
+
+/** The newest value at the right end; where a reply has none, the line goes on to the next. */
+function drawTrace(canvas, values, top) {
+  const { clientWidth: width, clientHeight: height } = canvas;
+  if (!width) return;
+  const ratio = devicePixelRatio || 1;
+  canvas.width = width * ratio;
+  canvas.height = height * ratio;
+  const pen = canvas.getContext("2d");
+  pen.scale(ratio, ratio);
+  const style = getComputedStyle(canvas);
+  pen.fillStyle = style.getPropertyValue("--line");
+  pen.fillRect(0, height - 1, width, 1);
+  const step = (width - 2 * EDGE) / (KEPT - 1);
+  const points = values
+    .map((value, at) => [width - EDGE - (values.length - 1 - at) * step, height - EDGE - (value / top) * (height - 2 * EDGE)])
+    .filter((_, at) => values[at] !== null);
+  if (!points.length) return;
+  pen.strokeStyle = pen.fillStyle = style.getPropertyValue("--accent");
+  pen.lineWidth = 1.75;
+  pen.lineJoin = "round";
+  pen.beginPath();
+  for (const [x, y] of points) pen.lineTo(x, y);
+  pen.stroke();
+  pen.beginPath();
+  pen.arc(...points.at(-1), 2.5, 0, 7);
+  pen.fill();
 }

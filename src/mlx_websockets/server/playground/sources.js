@@ -14,7 +14,7 @@ export class Source {
   constructor(video) {
     this.#video = video;
     this.name = "";
-    this.facing = "user";
+    this.facing = matchMedia("(pointer: coarse)").matches ? "environment" : "user"; // a phone looks away from its owner
     /** Called if the source ends by itself: the camera is unplugged, sharing is stopped. */
     this.onended = () => {};
   }

@@ -7,6 +7,7 @@ const CAPTION_SECONDS = 4;
 
 export class Talk {
   #list;
+  #empty;
   #speaker;
   /** @type {{at: number, role: string, text: string, [more: string]: unknown}[]} */
   #kept = [];
@@ -15,6 +16,7 @@ export class Talk {
   /** @param {HTMLElement} list @param {Speaker} speaker */
   constructor(list, speaker) {
     this.#list = list;
+    this.#empty = list.querySelector(".empty");
     this.#speaker = speaker;
   }
 
@@ -62,8 +64,8 @@ export class Talk {
   }
 
   /** What the model said about a frame. Saying the same again adds no line. */
-  seen(source, result, capturedAt) {
-    this.#keep({ role: "frame", source, capturedAt, ...result });
+  seen({ name, file, capturedAt }, result) {
+    this.#keep({ role: "frame", source: name, capturedAt, ...result });
     if (this.#lastSeen?.text === result.text && this.#lastSeen.entry === this.#list.lastElementChild) {
       this.#lastSeen.times += 1;
       this.#lastSeen.shown.textContent = `× ${this.#lastSeen.times}`;
@@ -71,7 +73,7 @@ export class Talk {
     }
     const entry = this.#add("seen");
     const shown = element("span", "times");
-    entry.append(clock(), paragraph(result.text), shown);
+    entry.append(show(file, Object.assign(element("img"), { alt: "" })), clock(), paragraph(result.text), shown);
     this.#lastSeen = { text: result.text, entry, shown, times: 1 };
     this.#speaker.say(result.text, { isReplaceable: true });
     this.#follow();
@@ -85,7 +87,7 @@ export class Talk {
   }
 
   clear() {
-    this.#list.replaceChildren();
+    this.#list.replaceChildren(this.#empty);
     this.#lastSeen = null;
   }
 
@@ -101,7 +103,7 @@ export class Talk {
   }
 
   #add(kind, who) {
-    this.#list.querySelector(".empty")?.remove();
+    this.#empty.remove();
     const wasAtEnd = isAtEnd(this.#list);
     const entry = element("article", `entry ${kind}`);
     if (who) {
@@ -185,10 +187,16 @@ function clock() {
 }
 
 export function thumbnail(picture) {
-  const image = element("img");
-  image.alt = "Picture that was sent";
-  image.src = URL.createObjectURL(picture);
-  image.addEventListener("load", () => URL.revokeObjectURL(image.src), { once: true });
+  return show(picture, Object.assign(element("img"), { alt: "Picture that was sent" }));
+}
+
+/** Let an image show a file. @param {Blob} picture @param {HTMLImageElement} image */
+export function show(picture, image) {
+  const url = URL.createObjectURL(picture);
+  const forget = () => URL.revokeObjectURL(url);
+  image.addEventListener("load", forget, { once: true });
+  image.addEventListener("error", forget, { once: true });
+  image.src = url;
   return image;
 }
 
