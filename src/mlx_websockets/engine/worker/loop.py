@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 1.0
 
 PREPARATION_SECONDS = 0.02
-"""How long prompts are prepared for between two steps; one is in any case."""
+"""How long prompts are prepared for between two steps, after a first one."""
 
 
 class Channel(Protocol):
@@ -126,7 +126,7 @@ class WorkerLoop:
 
     def _admit(self) -> None:
         """Begin on requests as far as there is room, for a short while; one that can't be begun on ends here."""
-        until = time.perf_counter() + PREPARATION_SECONDS
+        until: float | None = None
         while (taken := self._waiting.next(self._batcher.free_rows)) is not None:
             request, arrived_at = taken
             try:
@@ -136,7 +136,10 @@ class WorkerLoop:
             except Exception as error:
                 logger.exception("request %d could not be begun", request.id)
                 self._updates.append(_failure(request.id, error))
-            if time.perf_counter() >= until:
+            now = time.perf_counter()
+            if until is None:  # a picture may have waited for the step under way
+                until = now + PREPARATION_SECONDS
+            if now >= until:
                 return
 
     def _begin(self, request: GenerationRequest, arrived_at: float) -> None:

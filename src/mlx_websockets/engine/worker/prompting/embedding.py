@@ -178,9 +178,10 @@ class Embedder:
             tokens, inputs.pop(PIXELS), mask=mx.ones_like(tokens), **inputs, **more
         )
         made = {key: value for key, value in embedding.to_dict().items() if value is not None}
-        mx.eval(made)
         if MASK in made and mx.all(made[MASK] != 0):
             del made[MASK]  # it masks nothing, and would keep the prompt from being computed beside others
+        if prompt.pictures:  # words alone are left to the prefill: nobody waits here for the step under way
+            mx.eval(made)
         return made
 
     def _looked_at(self, prompt: Processed) -> Made:
