@@ -33,7 +33,10 @@ logger = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 1.0
 
 PREPARATION_SECONDS = 0.02
-"""How long prompts are prepared for between two steps, after a first one."""
+PREPARATION_SECONDS_BEFORE_ALL = 0.1
+"""How long prompts are prepared for between two steps, after a first one; the second while no reply runs. Prompts that
+are computed in one pass take less than one after the other, so it is worth waiting for those that came with the first.
+"""
 
 
 class Channel(Protocol):
@@ -107,6 +110,9 @@ class WorkerLoop:
             message = self._channel.receive(HEARTBEAT_SECONDS)
             if message is not None:
                 self._handle(message)
+        self._hear()
+
+    def _hear(self) -> None:
         for message in self._channel.received():
             self._handle(message)
 
@@ -127,6 +133,7 @@ class WorkerLoop:
     def _admit(self) -> None:
         """Begin on requests as far as there is room, for a short while; one that can't be begun on ends here."""
         until: float | None = None
+        seconds = PREPARATION_SECONDS if self._running else PREPARATION_SECONDS_BEFORE_ALL
         while (taken := self._waiting.next(self._batcher.free_rows)) is not None:
             request, arrived_at = taken
             try:
@@ -138,9 +145,10 @@ class WorkerLoop:
                 self._updates.append(_failure(request.id, error))
             now = time.perf_counter()
             if until is None:  # a picture may have waited for the step under way
-                until = now + PREPARATION_SECONDS
+                until = now + seconds
             if now >= until:
                 return
+            self._hear()
 
     def _begin(self, request: GenerationRequest, arrived_at: float) -> None:
         choice = request.choice

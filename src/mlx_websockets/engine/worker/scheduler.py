@@ -17,9 +17,9 @@ PATIENCE = 16
 MOST_TOGETHER = 4
 """Prompts that are computed in one pass have at most so many pieces' tokens."""
 
-WASTED_SHARE = 4
-"""Rows of a pass are all as long as the longest. Another row may cost the others so many tokens in all: a piece
-divided by this. More, and a pass of its own is cheaper."""
+PASS_SHARE = 4
+"""What a pass costs beside its tokens, as tokens: a piece divided by this. Rows of a pass are all as long as the
+longest; where one more would cost the others more than that, a pass of its own is cheaper."""
 
 
 class Waiting:
@@ -96,7 +96,7 @@ def in_one_pass(first: Waiter, others: Iterable[Waiter], *, piece: int, running:
     for other in sorted(others, key=lambda prompt: prompt.remaining):
         longer = max(tokens, other.remaining)
         wasted = (longer - tokens) * len(together)
-        if longer * (len(together) + 1) > MOST_TOGETHER * piece or wasted > piece // WASTED_SHARE:
+        if longer * (len(together) + 1) > MOST_TOGETHER * piece or wasted > piece // PASS_SHARE:
             break
         together.append(other)
         tokens = longer

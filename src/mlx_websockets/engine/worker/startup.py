@@ -19,8 +19,10 @@ from mlx_websockets.engine.worker.room import Room
 from mlx_websockets.errors import ModelBroken, UsageError
 from mlx_websockets.generation import ChatMessage, Choice, GenerationRequest, Image
 
-PREFILL_CHUNK = {"cpu": 128, "metal": 512, "cuda": 512}
-"""Prompt tokens computed in one piece while no reply runs. More bring little, and nobody can be heard meanwhile."""
+PREFILL_CHUNK = {"cpu": 128, "metal": 512, "cuda": 2048}
+"""Prompt tokens computed in one piece while no reply runs. More bring little, and nobody can be heard meanwhile.
+
+With CUDA a pass of a shape that is new takes tens of milliseconds, whatever its size."""
 
 KEPT_SHARE = 0.04
 MOST_KEPT_BYTES = 4_000_000_000

@@ -22,7 +22,7 @@ from mlx_websockets.engine.worker.batch.pace import Pace
 from mlx_websockets.engine.worker.batch.prefill import Prefill, goes_with_others, may_be_cut
 from mlx_websockets.engine.worker.batch.prefixes import SHORTEST_WORTH_KEEPING, KeptPrefixes, Match, alike
 from mlx_websockets.engine.worker.batch.sampler import RowSampling
-from mlx_websockets.engine.worker.scheduler import first_in_line, in_one_pass
+from mlx_websockets.engine.worker.scheduler import PASS_SHARE, first_in_line, in_one_pass
 from mlx_websockets.engine.worker.sequence import Prompt
 from mlx_websockets.generation import Choice, Priority
 from mlx_websockets.sampling import REPETITION_CONTEXT_TOKENS
@@ -260,11 +260,10 @@ class Batcher:
         """
         if not self._can_be_rows(first):
             return [first]
-        others = [
-            job
-            for job in self._waiting
-            if job is not first and self._can_be_rows(job) and not _would_gain_from(first, job)
-        ]
+        others = [job for job in self._waiting if job is not first and self._can_be_rows(job)]
+        gains = [_gain(first, job) for job in others]
+        if sum(gains) > self._pace.most // PASS_SHARE:
+            others = [job for job, gain in zip(others, gains, strict=True) if not gain]
         return in_one_pass(first, others, piece=self._pace.most, running=len(self._running))
 
     def _can_be_rows(self, job: _Job) -> bool:
@@ -328,8 +327,9 @@ class Batcher:
         self._kept.keep(keys, row_caches)
 
 
-def _would_gain_from(first: _Job, job: _Job) -> bool:
-    """Once `first` is computed and kept, `job` has less to do."""
+def _gain(first: _Job, job: _Job) -> int:
+    """How many tokens less `job` has to compute once `first` is computed and kept."""
     if first.match is None or job.match is None:
-        return False
-    return alike(first.match.keys, job.match.keys) >= job.match.tokens + SHORTEST_WORTH_KEEPING
+        return 0
+    gain = alike(first.match.keys, job.match.keys) - job.match.tokens
+    return gain if gain >= SHORTEST_WORTH_KEEPING else 0

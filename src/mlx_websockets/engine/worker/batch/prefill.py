@@ -15,9 +15,10 @@ from mlx_websockets.engine.worker.batch import caches
 from mlx_websockets.engine.worker.batch.caches import Caches
 from mlx_websockets.engine.worker.sequence import Prompt
 
-LAST_PIECE = 32
-"""Positions in the last piece, over all rows. Most models give logits for each of them, which costs,
-and yet less than a pass of its own for the last token: so the last piece is small, and not one token."""
+MOST_LOGITS = 32
+"""Positions, over all rows, for which logits are computed at most. Most models give them for every position of a
+pass, which costs, and yet less than a pass of its own for the last token: so few tokens are one pass, and of more
+the last is left for a second, which computes no more than a reply's step does."""
 
 SAME_FOR_ALL = frozenset({"inputs_embeds", "attention_mask", "pixel_attention_mask"})
 """A prompt with no other inputs can be computed together with others: these mean nothing to a language model that gets
@@ -42,22 +43,22 @@ class Prefill:
         padding = [max(0, remaining - len(prompt.tokens)) for prompt in prompts]
         self.caches = caches.padded(caches.joined(row_caches), padding)
         self.remaining = remaining
-        self._last_piece = max(1, LAST_PIECE // len(prompts))
+        self._most_at_the_end = max(1, MOST_LOGITS // len(prompts))
         self._may_be_cut = len(prompts) > 1 or may_be_cut(language_model, prompts[0])
 
     def ends_within(self, most: int) -> bool:
-        """What remains is one last piece of no more than `most` tokens; or it can't be cut."""
-        return self.remaining <= min(self._last_piece, most) or not self._may_be_cut
+        """What remains is one last pass of no more than `most` tokens; or it can't be cut."""
+        return self.remaining <= min(self._most_at_the_end, most) or not self._may_be_cut
 
     def advance(self, most: int) -> int:
-        """Compute up to `most` tokens of each row, but not the last piece. Returns how many of each."""
-        tokens = min(most, self.remaining - min(self._last_piece, most))
+        """Compute up to `most` tokens of each row, but not the last one. Returns how many of each."""
+        tokens = min(most, self.remaining - 1)
         self._forward(tokens, n_to_process=tokens)
         mx.eval(caches.arrays(self.caches))
         return tokens
 
     def finish(self) -> mx.array:
-        """Compute the last piece. Returns the logits of each row's next token, (rows, vocabulary), lazily."""
+        """Compute what remains. Returns the logits of each row's next token, (rows, vocabulary), lazily."""
         output = self._forward(self.remaining, logits_to_keep=1)
         logits: mx.array = getattr(output, "logits", output)
         return logits[:, -1, :]
