@@ -1,7 +1,8 @@
 """`python -m benchmarks.gpu [--rounds N] [--out FOLDER]`: one and 32 clients, ours and the library's batch.
 
 Both are up at the same time, because a start takes longer than a measurement; the one that is
-not measured computes nothing. Rounds are interleaved.
+not measured computes nothing. Rounds are interleaved. A run of one model keeps what the day's
+results have of the other.
 """
 
 import argparse
@@ -45,7 +46,9 @@ a reply, no two questions the same. Time to read the prompts is part of tokens/s
 async def measure(model: str, folder: Path, rounds: int, until: float, keep: Keep) -> None:
     """Both targets on one model, in turn; `keep` gets every measurement."""
     async with contextlib.AsyncExitStack() as stack:
+        began = time.monotonic()
         targets = [await stack.enter_async_context(started(TARGETS[each], folder, None)) for each in (OURS, RAW)]
+        print(f"both started in {time.monotonic() - began:.1f} s", flush=True)
         salt = uuid.uuid4().hex
         for clients, running in itertools.product(CROWDS, targets):
             await warm_up(running, Questions(f"{salt}-warm-{clients}", folder), clients)
@@ -99,9 +102,20 @@ def device() -> str:
     return ", ".join(f"{key} {value}" for key, value in mx.device_info().items() if "name" in key)
 
 
+def results_file(folder: Path) -> Path:
+    return folder / f"gpu-{today()}.md"
+
+
+def of_other_models(models: list[str], folder: Path) -> list[dict[str, Any]]:
+    """What a run of the same day measured on models that are not measured now."""
+    file = results_file(folder).with_suffix(".json")
+    records = json.loads(file.read_text("utf-8"))["records"] if file.exists() else []
+    return [record for record in records if record["model"] not in models]
+
+
 def write(records: list[dict[str, Any]], folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"gpu-{today()}.md"
+    file = results_file(folder)
     head = {"command": "python -m benchmarks.gpu", "device": device(), "python": platform.python_version()}
     file.with_suffix(".json").write_text(json.dumps({**head, "records": records}, indent=1) + "\n", "utf-8")
     found = medians(records)
@@ -125,7 +139,7 @@ def main() -> int:
     parser.add_argument("--models", nargs="+", choices=[SMOLLM2_135M, GEMMA3_4B], default=[SMOLLM2_135M, GEMMA3_4B])
     asked = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    records: list[dict[str, Any]] = []
+    records = of_other_models(asked.models, asked.out)
 
     def keep(record: dict[str, Any]) -> None:
         records.append(record)
@@ -141,7 +155,7 @@ def main() -> int:
                 asyncio.run(measure(model, folder, asked.rounds, until, keep))
             except (RuntimeError, OSError, TimeoutError) as error:
                 print(f"{model}: FAILED {error}", flush=True)
-    print((asked.out / f"gpu-{today()}.md").read_text("utf-8") if records else "nothing was measured")
+    print(results_file(asked.out).read_text("utf-8") if records else "nothing was measured")
     return 0 if records else 1
 
 
