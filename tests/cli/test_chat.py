@@ -115,8 +115,8 @@ class Terminal:
     def type(self, keys: str) -> None:
         os.write(self._terminal, keys.encode())
 
-    def wait_for(self, text: str) -> None:
-        """Read until `text` is shown, and forget what was shown up to its end."""
+    def wait_for(self, text: str) -> str:
+        """Read until `text` is shown, and forget what was shown up to its end; what stood before it."""
         deadline = time.monotonic() + PATIENCE
         while text not in self.shown:
             assert time.monotonic() < deadline, self.shown
@@ -124,7 +124,8 @@ class Terminal:
                 self.shown += os.read(self._terminal, 4096).decode()
             except BlockingIOError:
                 time.sleep(0.02)
-        self.shown = self.shown.partition(text)[2]
+        before, _, self.shown = self.shown.partition(text)
+        return before
 
     def status(self) -> int:
         """Wait for the end."""
@@ -177,6 +178,22 @@ def test_an_interrupt_stops_the_reply_and_a_second_one_leaves():
         terminal.wait_for(">>> ")
         terminal.type("\x03")
 
+        assert terminal.status() == 0
+
+
+def test_what_is_typed_while_the_model_speaks_is_not_shown_amid_its_words():
+    with answering_elsewhere(never_ending) as url:
+        terminal = Terminal(url)
+        terminal.wait_for(">>> ")
+        terminal.type("A story\n")
+        terminal.wait_for("Once upon")
+        terminal.type("typed too early\n\x03")
+
+        assert "typed" not in terminal.wait_for("once more leaves")
+        terminal.wait_for(">>> ")
+        terminal.type("now")
+        terminal.wait_for("now")
+        terminal.type("\x03\x03")
         assert terminal.status() == 0
 
 

@@ -2,7 +2,9 @@ import io
 import subprocess
 import sys
 
-from mlx_websockets.cli.console import Console, LoadingDisplay, size
+import pytest
+
+from mlx_websockets.cli.console import Console, LoadingDisplay, WordWrap, size
 
 
 class Terminal(io.StringIO):
@@ -68,6 +70,91 @@ def test_a_download_is_told_at_every_quarter_and_a_stage_once():
 
 def test_sizes_are_said_as_a_person_would():
     assert [size(0), size(87_400_000), size(2_612_000_000)] == ["0 kB", "87 MB", "2.61 GB"]
+
+
+# --- words that come one by one --------------------------------------------------------
+
+
+def on_screen(written: str) -> list[str]:
+    """The lines of a terminal to which that was written."""
+    lines, column = [""], 0
+    for part in written.replace("\x1b[K", "\x00"):
+        if part == "\n":
+            lines.append("")
+            column = 0
+        elif part == "\b":
+            column -= 1
+        elif part == "\x00":
+            lines[-1] = lines[-1][:column]
+        else:
+            lines[-1] = lines[-1][:column] + part
+            column += 1
+    return lines
+
+
+@pytest.mark.parametrize("step", [1, 3, 100], ids=["a character at a time", "three", "all at once"])
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("The picture shows a circle.", ["The picture", "shows a", "circle."]),
+        ("Twelve chars exactly so", ["Twelve chars", "exactly so"]),
+        ("A word of incomprehensibility", ["A word of", "incomprehens", "ibility"]),
+        ("One\n\nTwo  and three", ["One", "", "Two  and", "three"]),
+        ("", [""]),
+    ],
+)
+def test_lines_break_between_words_however_these_come(text, lines, step):
+    wrap = WordWrap()
+
+    written = "".join(wrap.broken(text[at : at + step], 12) for at in range(0, len(text), step))
+
+    assert [line.rstrip() for line in on_screen(written)] == lines
+
+
+def test_wide_characters_take_two_places():
+    wrap = WordWrap()
+
+    assert wrap.broken("赤い丸が見えます", 8) == "赤い丸が\n見えます"
+
+
+def test_in_a_pipe_no_word_is_moved():
+    stream = io.StringIO()
+
+    Console(stream, {}).words("word " * 100)
+
+    assert stream.getvalue() == "word " * 100
+
+
+# --- a stream's lines -------------------------------------------------------------------
+
+
+def test_a_long_entry_goes_on_below_itself_on_a_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "41")
+    terminal, pipe = Terminal(), io.StringIO()
+
+    for stream in (terminal, pipe):
+        Console(stream, {}).entry("12:00:00  demo", "A red circle is left of a blue square.")
+
+    assert (
+        terminal.getvalue() == "\x1b[2m12:00:00  demo\x1b[0m  A red circle is left of\n" + 16 * " " + "a blue square.\n"
+    )
+    assert pipe.getvalue() == "12:00:00  demo  A red circle is left of a blue square.\n"
+
+
+def test_a_footnote_stays_below_what_is_said_and_leaves_nothing():
+    terminal, pipe = Terminal(), io.StringIO()
+
+    for stream in (terminal, pipe):
+        console = Console(stream, {})
+        console.footnote("1 of 2")
+        console.text("said")
+        console.footnote("2 of 2")
+        console.footnote()
+        console.text("done")
+
+    shown = ["\r\x1b[K\x1b[2m1 of 2\x1b[0m", "\r\x1b[Ksaid\n\x1b[2m1 of 2\x1b[0m", "\r\x1b[K\x1b[2m2 of 2\x1b[0m"]
+    assert terminal.getvalue() == "".join([*shown, "\r\x1b[K", "done\n"])
+    assert pipe.getvalue() == "said\ndone\n"
 
 
 def test_a_server_s_words_may_be_lost_and_another_command_s_may_not():

@@ -1,12 +1,14 @@
 """`mlx watch`: what it shows to a real server, and what it prints of the answers."""
 
 import asyncio
+import io
 import itertools
 import json
 import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -16,9 +18,13 @@ import pytest
 from asking import PATIENCE, mlx
 from tests.client.answering import answering_elsewhere
 
+from mlx_websockets.cli.console import Console
 from mlx_websockets.cli.moving import SCENE_SECONDS, Shot, drawn, film, latest, scene
+from mlx_websockets.cli.watch import View
+from mlx_websockets.client import Result
 from mlx_websockets.errors import StartError
 from mlx_websockets.generation import Delta, Finished, GenerationRequest, Started, Update, Usage
+from mlx_websockets.protocols.native_schema import Timings
 
 cv2 = pytest.importorskip("cv2")
 
@@ -84,6 +90,16 @@ def test_drawn_scenes_are_described_until_it_is_enough():
     assert [line.split("  ")[-1] for line in told.stdout.splitlines()] == ["And now?"] * 3
 
 
+def test_how_a_description_is_made_can_be_said():
+    def temperature(request: GenerationRequest) -> list[Update]:
+        return [Started(request.id), Delta(request.id, f"{request.choice.temperature}"), Finished(request.id, "stop")]
+
+    with answering_elsewhere(temperature) as url:
+        told = mlx("watch", "--demo", "--count", "1", "--temperature", "0.5", "--url", url)
+
+    assert told.stdout.endswith("  0.5\n")
+
+
 def test_a_stream_is_shown_to_the_model_that_is_named():
     with answering_elsewhere() as url:
         flags = ["--demo", "--every", "0.05", "--count", "1", "--url", url]
@@ -135,6 +151,29 @@ def test_a_screen_that_is_not_there_is_told_in_a_sentence():
         assert "The screen can't be seen" in told.stderr
 
 
+# --- on a terminal --------------------------------------------------------------------
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_a_line_below_says_how_it_goes_and_is_gone_at_the_end():
+    terminal = Terminal()
+    shot = Shot(scene(0.0), time.time())
+    timings = Timings(queue_ms=0, image_ms=0, vision_ms=0, prefill_ms=0, ttft_ms=120.4, tokens_per_second=8.25)
+
+    with View(Console(terminal, {}), "demo", only_changes=False, as_json=False) as view:
+        view.note_taken()
+        view.note_taken()
+        view.add(shot, Result(text="A red circle.", timings=timings))
+
+    assert "2 pictures, 0 described" in terminal.getvalue()
+    assert "2 pictures, 1 described; first token 120 ms, 8.2 tokens/s" in terminal.getvalue()
+    assert terminal.getvalue().endswith("\r\x1b[K")
+
+
 # --- the pictures ---------------------------------------------------------------------
 
 
@@ -176,7 +215,7 @@ def test_a_cameras_old_pictures_are_not_kept_for_later():
 
 
 def test_drawn_scenes_move_and_change():
-    moments = [scene(seconds) for seconds in (0.0, 1.0, SCENE_SECONDS, 2 * SCENE_SECONDS)]
+    moments = [scene(seconds) for seconds in (0.0, 1.0, *(number * SCENE_SECONDS for number in range(1, 9)))]
 
     assert all(a.tobytes() != b.tobytes() for a, b in itertools.pairwise(moments))
     assert [shot.image.size for shot in asyncio.run(first(2, drawn(0.01)))] == [(320, 320)] * 2

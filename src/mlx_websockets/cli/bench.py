@@ -140,26 +140,58 @@ async def _measure(where: Reach, load: Load, clients: int, console: Console) -> 
             for _ in range(clients)
         ]
         console.info(f"{where.url}: {clients} peers, {load.tokens} tokens and {load.images} pictures a question")
-        await _sample(peers[0], load, pictures)  # the first one pays for what is made once
-        measured = {"alone": await _figures(peers[:1], load, pictures)}
-        if clients > 1:
-            measured["together"] = await _figures(peers, load, pictures)
+        progress = Progress(console, 1 + ROUNDS * (1 + (clients if clients > 1 else 0)))
+        with progress:
+            await _sample(peers[0], load, pictures)  # the first one pays for what is made once
+            progress.add()
+            measured = {"alone": await _figures(peers[:1], load, pictures, progress)}
+            if clients > 1:
+                measured["together"] = await _figures(peers, load, pictures, progress)
     return measured
 
 
-async def _figures(peers: list[Client], load: Load, pictures: "itertools.count[int]") -> Figures:
+class Progress:
+    """How many of the replies there are, below what was said, on a terminal."""
+
+    def __init__(self, console: Console, total: int) -> None:
+        self._console = console
+        self._done = -1
+        self._total = total
+        self.add()
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._console.footnote()
+
+    def add(self) -> None:
+        """One more."""
+        self._done += 1
+        self._console.footnote(f"  {self._done} of {self._total} replies …")
+
+
+async def _figures(
+    peers: list[Client], load: Load, pictures: "itertools.count[int]", progress: Progress
+) -> Figures:  # fmt: skip
     begun = time.perf_counter()
     try:
         async with asyncio.TaskGroup() as group:
-            asking = [group.create_task(_samples(peer, load, pictures)) for peer in peers]
+            asking = [group.create_task(_samples(peer, load, pictures, progress)) for peer in peers]
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from None
     seconds = time.perf_counter() - begun
     return Figures(len(peers), seconds, tuple(sample for task in asking for sample in task.result()))
 
 
-async def _samples(peer: Client, load: Load, pictures: "itertools.count[int]") -> list[Sample]:
-    return [await _sample(peer, load, pictures) for _ in range(ROUNDS)]
+async def _samples(
+    peer: Client, load: Load, pictures: "itertools.count[int]", progress: Progress
+) -> list[Sample]:  # fmt: skip
+    samples = []
+    for _ in range(ROUNDS):
+        samples.append(await _sample(peer, load, pictures))
+        progress.add()
+    return samples
 
 
 async def _sample(peer: Client, load: Load, pictures: "itertools.count[int]") -> Sample:

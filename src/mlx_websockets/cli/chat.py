@@ -7,7 +7,7 @@ import contextlib
 import json
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -179,7 +179,8 @@ class Chat:
     def _ask(self, question: str) -> None:
         pictures, self._pictures = self._pictures, []
         reply = self._mlx.ask(question, images=pictures, system=self._system, history=True)
-        self._last = show(self.out, reply)
+        with quiet_keys() if self._is_typed else contextlib.nullcontext():
+            self._last = show(self.out, reply)
         if self._is_typed:
             self.out.aside(_in_short(self._last))
 
@@ -211,6 +212,20 @@ COMMANDS = {
     "clear": Command(Chat.clear, "", "Begin anew: the model forgets what was said."),
     "help": Command(Chat.help, "", "This."),
 }
+
+
+@contextlib.contextmanager
+def quiet_keys() -> Iterator[None]:
+    """What is typed meanwhile is not shown amid other words; the next prompt shows it."""
+    import termios
+
+    before = termios.tcgetattr(sys.stdin)
+    quiet = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
+    termios.tcsetattr(sys.stdin, termios.TCSADRAIN, quiet)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
 
 
 def _words(argument: str) -> list[str]:

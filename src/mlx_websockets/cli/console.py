@@ -9,7 +9,9 @@ import io
 import os
 import shutil
 import sys
+import textwrap
 import traceback
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TextIO
 
@@ -48,6 +50,8 @@ class Console:
         self._stream = stream
         self.is_terminal = stream.isatty()
         self.is_fancy = self.is_terminal and not environment.get("NO_COLOR") and environment.get("TERM") != "dumb"
+        self._wrap = WordWrap()
+        self._footnote = ""
 
     def success(self, text: str) -> None:
         self._marked("✓", text)
@@ -66,13 +70,39 @@ class Console:
         self._write(_harmless(text))
 
     def words(self, text: str) -> None:
-        """A part of a line, as it comes."""
-        self._stream.write(_harmless(text))
+        """A part of a line, as it comes. On a terminal the line breaks between words."""
+        text = _harmless(text)
+        self._stream.write(self._wrap.broken(text, _columns()) if self.is_fancy else text)
         self._stream.flush()
 
     def aside(self, text: str) -> None:
         """A line of lesser weight."""
         self._write(f"\x1b[2m{_harmless(text)}\x1b[0m" if self.is_fancy else _harmless(text))
+
+    def entry(self, facts: str, text: str) -> None:
+        """A line of facts of lesser weight and a text; on a terminal one that is long goes on below itself."""
+        facts, text = _harmless(facts), _harmless(text)
+        if not self.is_fancy:
+            self._write(f"{facts}  {text}")
+            return
+        indent = " " * (len(facts) + 2)
+        lines = textwrap.wrap(text, max(20, _columns() - len(indent))) or [""]
+        self._write("\n".join([f"\x1b[2m{facts}\x1b[0m  {lines[0]}", *(indent + line for line in lines[1:])]))
+
+    def footnote(self, text: str = "") -> None:
+        """Keep a line below all others, on a terminal; it changes in its place, and without a text it goes."""
+        if self.is_fancy and not self.is_busy:
+            self._footnote = _harmless(text)[: _columns() - len("^C")]
+            self._stream.write(self._erased + self._shown_footnote)
+            self._stream.flush()
+
+    @property
+    def _erased(self) -> str:
+        return "\r\x1b[K"
+
+    @property
+    def _shown_footnote(self) -> str:
+        return f"\x1b[2m{self._footnote}\x1b[0m" if self._footnote else ""
 
     @contextlib.contextmanager
     def waiting(self, text: str) -> Iterator[None]:
@@ -120,14 +150,63 @@ class Console:
         self._write("\n".join([f"{shown} {first}", *(f"  {line}" for line in more)]))
 
     def _write(self, text: str) -> None:
+        if self._footnote:
+            text = f"{self._erased}{text}"
         try:
-            self._stream.write(text + "\n")
+            self._stream.write(f"{text}\n{self._shown_footnote}")
             self._stream.flush()
         except OSError:
             if not self.is_optional:
                 raise
             # From here on to nowhere, lest what the stream still holds fail again when the program ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+
+class WordWrap:
+    """Breaks a terminal's lines between words, while the words are still being written."""
+
+    def __init__(self) -> None:
+        self._column = 0
+        self._word = ""
+
+    def broken(self, text: str, columns: int) -> str:
+        """What to write for the next part of the text; a word that becomes too long for its line moves to the next."""
+        return "".join(self._next(character, columns) for character in text.replace("\t", "    "))
+
+    def _next(self, character: str, columns: int) -> str:
+        if character == "\n":
+            self._column, self._word = 0, ""
+            return character
+        is_full = self._column + cells(character) > columns
+        if character == " ":
+            self._word = ""
+            self._column += not is_full
+            return "" if is_full else character  # the break that comes stands for it
+        moved = self._make_room(columns) if is_full else ""
+        self._word += character
+        self._column += cells(character)
+        return moved + character
+
+    def _make_room(self, columns: int) -> str:
+        word = self._word
+        width = sum(map(cells, word))
+        if not word or width >= self._column:  # nothing to move, or no word of any line's length
+            self._column, self._word = 0, ""
+            return "\n"
+        self._column = width
+        return "\b" * width + f"\x1b[K\n{word}"
+
+
+def cells(character: str) -> int:
+    """How many places a character takes on a terminal."""
+    if unicodedata.combining(character) or unicodedata.category(character) in ("Cf", "Me", "Mn"):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "FW" else 1
+
+
+def _columns() -> int:
+    """Of the terminal, but for the last, after which it would break the line itself."""
+    return max(20, shutil.get_terminal_size().columns - 1)
 
 
 class LoadingDisplay:

@@ -18,8 +18,8 @@ from mlx_websockets.cli.sources import resolve
 if TYPE_CHECKING:
     from mlx_websockets.server.addresses import Addresses
 
-AS_DEMO: Given = {"model": ("demo",), "auto_port": True}
-"""What differs from `mlx serve`, unless flags say otherwise."""
+AS_DEMO: Given = {"model": ("demo",), "auto_port": True, "temperature": 0.2}
+"""What differs from `mlx serve`, unless flags say otherwise. So small a model is better not left to chance."""
 
 
 @takes_settings

@@ -18,14 +18,19 @@ from mlx_websockets.errors import StartError, UsageError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from PIL.ImageDraw import ImageDraw
 
 LONGEST_SIDE = 1024
 """Pixels; a server would make it smaller still."""
+
+Color = tuple[int, int, int]
 
 SCENE_SECONDS = 4.0
 SIDE = 320
 COLORS = {"red": (220, 30, 30), "blue": (30, 60, 220), "green": (20, 150, 60), "yellow": (240, 200, 20)}
 SHAPES = ("circle", "square", "triangle")
+CHARACTERS = "3A7K5E"
+CHARACTER_HEIGHT = 190
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,29 +61,43 @@ class Capture(Protocol):
 
 
 async def drawn(every: float) -> AsyncIterator[Shot]:
-    """Shapes that move; another one every few seconds."""
+    """Shapes, digits and letters that move; another one every few seconds."""
     begun = time.monotonic()
     async for _ in _ticks(every):
         yield Shot(scene(time.monotonic() - begun), time.time())
 
 
 def scene(seconds: float) -> "Image":
-    """What the drawn film shows at a time."""
+    """What the drawn film shows at a time: shapes, and a digit or a letter after every second one."""
     from PIL import Image, ImageDraw
 
     number = int(seconds / SCENE_SECONDS)
-    shape, color = SHAPES[number % len(SHAPES)], list(COLORS.values())[number % len(COLORS)]
+    color = list(COLORS.values())[number % len(COLORS)]
     center = SIDE / 2 + SIDE / 6 * math.sin(seconds)
-    left, top, right, bottom = center - 60, SIDE / 2 - 60, center + 60, SIDE / 2 + 60
     image = Image.new("RGB", (SIDE, SIDE), "white")
     draw = ImageDraw.Draw(image)
+    round_, place = divmod(number, 3)
+    if place == 2:
+        _draw_character(draw, CHARACTERS[round_ % len(CHARACTERS)], center, color)
+    else:
+        _draw_shape(draw, SHAPES[(2 * round_ + place) % len(SHAPES)], center, color)
+    return image
+
+
+def _draw_shape(draw: "ImageDraw", shape: str, center: float, color: Color) -> None:
+    left, top, right, bottom = center - 60, SIDE / 2 - 60, center + 60, SIDE / 2 + 60
     if shape == "circle":
         draw.ellipse((left, top, right, bottom), fill=color)
     elif shape == "square":
         draw.rectangle((left, top, right, bottom), fill=color)
     else:
         draw.polygon([(left, bottom), (right, bottom), (center, top)], fill=color)
-    return image
+
+
+def _draw_character(draw: "ImageDraw", character: str, center: float, color: Color) -> None:
+    from PIL import ImageFont
+
+    draw.text((center, SIDE / 2), character, color, ImageFont.load_default(CHARACTER_HEIGHT), anchor="mm")
 
 
 # --- what is there ----------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import json
 import sys
@@ -16,7 +17,7 @@ from mlx_websockets.cli import moving
 from mlx_websockets.cli.console import Console
 from mlx_websockets.cli.flags import AsJson, takes
 from mlx_websockets.cli.moving import Shot
-from mlx_websockets.cli.reach import MaxTokens, Reach, Whom, failures_told, given, plain_result
+from mlx_websockets.cli.reach import MaxTokens, Reach, Temperature, Whom, failures_told, given, plain_result
 from mlx_websockets.client import Client, Result, connect
 from mlx_websockets.errors import UsageError
 from mlx_websockets.protocols.native_schema import DEFAULT_PROMPT
@@ -47,6 +48,7 @@ def watch(
     ] = False,
     count: Annotated[int | None, typer.Option(metavar="INT", help="Stop after so many lines.")] = None,
     max_tokens: MaxTokens = None,
+    temperature: Temperature = None,
     as_json: AsJson = False,
 ) -> None:
     """Print what a model says of a stream, until it ends or Ctrl-C.
@@ -63,9 +65,11 @@ def watch(
     where = whom.reach()
     view = View(Console(sys.stdout), source, only_changes=only_changes, as_json=as_json)
     threshold = UNCHANGED_THRESHOLD if only_changes else None
-    options = given(model=whom.model, max_tokens=max_tokens, unchanged_threshold=threshold)
+    options = given(
+        model=whom.model, max_tokens=max_tokens, temperature=temperature, unchanged_threshold=threshold
+    )  # fmt: skip
     stream = Stream(source, shots, prompt, options, is_live=file is None)
-    with failures_told(where), contextlib.suppress(KeyboardInterrupt):
+    with failures_told(where), contextlib.suppress(KeyboardInterrupt), view:
         asyncio.run(_show(where, stream, view, count))
 
 
@@ -81,7 +85,7 @@ class Stream:
 
 
 class View:
-    """Lines about a stream."""
+    """Lines about a stream; on a terminal also one below them that says how it goes."""
 
     def __init__(self, console: Console, source: str, *, only_changes: bool, as_json: bool) -> None:
         self._console = console
@@ -89,9 +93,26 @@ class View:
         self._only_changes = only_changes
         self._as_json = as_json
         self._before: list[str] | None = None
+        self._taken = 0
+        self._described = 0
+        self._last = ""
+
+    def __enter__(self) -> "View":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._console.footnote()
+
+    def note_taken(self) -> None:
+        """There is a picture, which may be described or make way."""
+        self._taken += 1
+        self._say_how_it_goes()
 
     def add(self, shot: Shot, result: Result) -> bool:
         """Print a line; False: it would say the same again."""
+        self._described += 1
+        self._last = _speed(result)
+        self._say_how_it_goes()
         words = result.text.casefold().split()
         if self._only_changes and words == self._before:
             return False
@@ -100,13 +121,22 @@ class View:
         if self._as_json:
             self._console.text(json.dumps(self._plain(shot, result, age)))
         else:
-            self._console.text(f"{clock(shot)}  {self._source}  {age:4.1f} s  {' '.join(result.text.split())}")
+            self._console.entry(f"{clock(shot)}  {self._source}  {age:4.1f} s", " ".join(result.text.split()))
         return True
+
+    def _say_how_it_goes(self) -> None:
+        self._console.footnote(f"{self._taken} pictures, {self._described} described{self._last}")
 
     def _plain(self, shot: Shot, result: Result, age: float) -> dict[str, Any]:
         position = {} if shot.position is None else {"position": round(shot.position, 3)}
         plain = plain_result(result)
         return {"time": round(shot.taken_at, 3), "source": self._source, **position, "age": round(age, 3), **plain}
+
+
+def _speed(result: Result) -> str:
+    if result.timings is None:
+        return ""
+    return f"; first token {result.timings.ttft_ms:.0f} ms, {result.timings.tokens_per_second:.1f} tokens/s"
 
 
 def clock(shot: Shot) -> str:
@@ -120,12 +150,19 @@ def clock(shot: Shot) -> str:
 async def _show(where: Reach, stream: Stream, view: View, count: int | None) -> None:
     printed = 0
     async with connect(where.url, token=where.token) as mlx:
-        described = _newest(mlx, stream) if stream.is_live else _each(mlx, stream)
+        noted = dataclasses.replace(stream, shots=_noted(stream.shots, view))
+        described = _newest(mlx, noted) if stream.is_live else _each(mlx, noted)
         async with contextlib.aclosing(described):
             async for shot, result in described:
                 printed += view.add(shot, result)
                 if printed == count:
                     return
+
+
+async def _noted(shots: AsyncIterator[Shot], view: View) -> AsyncIterator[Shot]:
+    async for shot in shots:
+        view.note_taken()
+        yield shot
 
 
 async def _newest(mlx: Client, stream: Stream) -> AsyncGenerator[tuple[Shot, Result], None]:
