@@ -26,9 +26,9 @@ setup: ## install the locked packages and this checkout into .venv
 test: setup ## set up, then run the tests (ARGS="tests/cli -x")
 	$(RUN) pytest $(ARGS)
 
-page-test: setup ## try the page in Chromium, which has to be installed (ARGS="-k camera")
+page-test: setup ## try the page and the examples in Chromium, which has to be installed (ARGS="-k camera")
 	@$(RUN) pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/page.lock
-	$(RUN) pytest tests/page $(ARGS)
+	$(RUN) pytest tests/page tests/examples $(ARGS)
 
 pictures: ## take the pictures of the page that the documentation shows
 	MLX_WS_PICTURES=docs/images $(MAKE) page-test ARGS="-k 'drawn_scene or phone'"

@@ -99,6 +99,19 @@ export interface StateDetail {
   reason?: string;
 }
 
+export interface MessageDetail {
+  direction: "in" | "out";
+  message: PeerMessage | ServerMessage;
+  bytes: number;
+}
+
+export interface ClientEvents {
+  /** The connection was opened, lost or closed. */
+  state: CustomEvent<StateDetail>;
+  /** Something went over the socket. */
+  message: CustomEvent<MessageDetail>;
+}
+
 export class Client extends EventTarget {
   readonly hello?: Hello;
   readonly state: "open" | "away" | "closed";
@@ -117,6 +130,16 @@ export class Client extends EventTarget {
   ping(): Promise<number>;
   cancel(what?: { id?: string; source?: string }): void;
   close(): void;
+  addEventListener<Name extends keyof ClientEvents>(
+    type: Name,
+    listener: (event: ClientEvents[Name]) => void,
+    options?: AddEventListenerOptions | boolean,
+  ): void;
+  addEventListener(
+    type: string,
+    callback: EventListenerOrEventListenerObject | null,
+    options?: AddEventListenerOptions | boolean,
+  ): void;
 }
 
 export function connect(url?: string, options?: ConnectOptions): Promise<Client>;

@@ -1,6 +1,7 @@
 """The examples do what they say, with a real server."""
 
 import asyncio
+import contextlib
 import functools
 import http.server
 import importlib.util
@@ -8,10 +9,13 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
+import typing
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +23,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import msgspec
 import numpy
 import pytest
 from PIL import Image
@@ -26,7 +31,9 @@ from tests.client.answering import answering_elsewhere
 from websockets.sync.client import ClientConnection, connect
 
 from mlx_websockets.generation import Delta, Finished, GenerationRequest, Started, Update
+from mlx_websockets.protocols import native_schema as wire
 
+DOCS = Path(__file__).parents[2] / "docs"
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PATIENCE = 60.0
 MAX_LINES = 60
@@ -151,6 +158,85 @@ def test_node_says_that_there_is_no_server(node):
 
     assert told.returncode == 1
     assert "No server answers" in told.stderr
+
+
+# --- lines in the documentation ---------------------------------------------------------
+
+
+def lines_about(program: str) -> list[str]:
+    """The shell blocks of the page about other programs that use one."""
+    page = (DOCS / "howto/other-programs.md").read_text("utf-8")
+    blocks = [textwrap.dedent(block) for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL)]
+    return [block for block in blocks if program in block]
+
+
+def said_in_a_shell(line: str, folder: Path, url: str, end: str) -> str:
+    """What a line prints up to `end`; it is ended then."""
+    places = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": places, "MLX_WS_URL": url}
+    shell = subprocess.Popen(
+        ["bash", "-c", line], cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, process_group=0
+    )
+    too_late = threading.Timer(PATIENCE, os.killpg, (shell.pid, signal.SIGKILL))
+    too_late.start()
+    assert shell.stdout is not None
+    said = ""
+    while end not in said and (more := shell.stdout.read(1)):
+        said += more
+    too_late.cancel()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(shell.pid, signal.SIGKILL)
+    shell.wait()
+    shell.stdout.close()
+    return said
+
+
+@pytest.mark.parametrize(
+    ("line", "end"),
+    list(zip(lines_about("websocat -n"), ['"full_text":"Why is the sky blue?"', "Why is the sky blue?"], strict=True)),
+    ids=["every message", "only the words"],
+)
+def test_websocat_asks(line, end, tmp_path):
+    needed = ["websocat", *(["jq"] if "jq" in line else [])]
+    for program in needed:
+        if not (shutil.which(program) or Path(sys.executable).with_name(program).exists()):
+            pytest.skip(f"{program} is not here")
+
+    with answering_elsewhere() as url:
+        said = said_in_a_shell(line.replace("ws://localhost:8765", url), tmp_path, url, end)
+
+    assert end in said
+
+
+def test_a_description_is_kept_in_a_file_that_obs_reads(tmp_path):
+    if shutil.which("jq") is None:
+        pytest.skip("jq is not here")
+    [line] = lines_about("seen.txt")
+
+    with answering_elsewhere() as url:
+        said_in_a_shell(line.replace("--camera 0", "--demo --count 1 --prompt Hello"), tmp_path, url, "never said")
+
+    assert (tmp_path / "seen.txt").read_text() == "Hello\n"
+
+
+def test_the_swift_listing_says_and_reads_what_is_on_the_wire():
+    listing = (DOCS / "howto/swift.md").read_text("utf-8")
+    fields = {
+        name: set(re.findall(r"let (\w+)", body))
+        for name, body in re.findall(r"struct (\w+).*?\{(.*?)\}", listing, re.DOTALL)
+    }
+    heard = {field for kind in typing.get_args(wire.ServerMessage) for field in names_of(kind)}
+
+    assert fields["Question"] <= names_of(wire.ImageInput) | {"type"}
+    assert 'type = "image_input"' in listing
+    assert fields["Answer"] <= heard | {"type"}
+    assert set(re.findall(r'case "(\w+)"', listing)) <= {
+        msgspec.inspect.type_info(kind).tag for kind in typing.get_args(wire.ServerMessage)
+    }
+
+
+def names_of(kind: type[msgspec.Struct]) -> set[str]:
+    return {field.encode_name for field in msgspec.structs.fields(kind)}
 
 
 # --- the page -------------------------------------------------------------------------

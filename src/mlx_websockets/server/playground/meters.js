@@ -1,6 +1,7 @@
 /** The numbers beside the stream, what became of the last frames, and a trace of each number over the last replies. */
 
 const KEPT = 60;
+const LEAST_PLACES = 15;
 const FRAMES_SHOWN = 40;
 const TRACES = ["ttft", "age", "queue", "speed"];
 const LEAST_TOP = { speed: 10 };
@@ -93,7 +94,7 @@ function drawTrace(canvas, values, top) {
   const style = getComputedStyle(canvas);
   pen.fillStyle = style.getPropertyValue("--line");
   pen.fillRect(0, height - 1, width, 1);
-  const step = (width - 2 * EDGE) / (KEPT - 1);
+  const step = (width - 2 * EDGE) / (Math.max(values.length, LEAST_PLACES) - 1);
   const points = values
     .map((value, at) => [width - EDGE - (values.length - 1 - at) * step, height - EDGE - (value / top) * (height - 2 * EDGE)])
     .filter((_, at) => values[at] !== null);
