@@ -4,6 +4,7 @@
 """
 
 import base64
+import itertools
 import json
 import os
 import re
@@ -224,6 +225,16 @@ def test_a_shared_screen_is_described(page):
     analysed(page)
 
     expect(page.locator("#source-screen")).to_have_attribute("aria-pressed", "true")
+
+
+def test_sharing_that_ends_in_the_browser_ends_here_too(page):
+    page.locator("#source-screen").click()
+    expect(page.locator("#source-screen")).to_have_attribute("aria-pressed", "true")
+
+    page.locator("#video").evaluate("(video) => video.srcObject.getTracks()[0].dispatchEvent(new Event('ended'))")
+
+    expect(page.locator("#source-screen")).to_have_attribute("aria-pressed", "false")
+    expect(page.locator("#invitation")).to_be_visible()
 
 
 def test_a_video_file_is_described(page):
@@ -501,9 +512,37 @@ def test_a_talk_is_exported(page):
                 page.locator(f"[data-export={kind}]").click()
             files[kind] = Path(download.value.path()).read_text("utf-8")
 
-    assert re.match(r"1\n00:00:00,000 --> 00:00:0\d,\d{3}\n.+\n\n2\n", files["srt"])
+    assert re.match(r"1\n00:00:00,000 --> 00:00:\d\d,\d{3}\n.+\n", files["srt"])
     assert re.match(r"# Talk.*\*\*You\*\*.*What is your name\?", files["md"], re.DOTALL)
     assert {each["role"] for each in json.loads(files["json"])} == {"frame", "user", "model"}
+
+
+def test_subtitles_have_the_times_of_the_video_and_nothing_twice(page):
+    page.locator("#film").set_input_files(film(page))
+    analysed(page, 3)
+    page.locator("#source-stop").click()
+
+    with panel(page, "export"), page.expect_download() as download:
+        page.locator("[data-export=srt]").click()
+
+    parts = [part.split("\n") for part in Path(download.value.path()).read_text("utf-8").strip().split("\n\n")]
+    assert all(
+        re.match(r"00:00:00,\d{3} --> 00:00:0\d,\d{3}$", times) for _, times, _ in parts
+    )  # the film has a second
+    texts = [text for _, _, text in parts]
+    assert all(before != after for before, after in itertools.pairwise(texts))
+
+
+def test_the_log_is_filtered_and_cleared(page):
+    be_brief(page)
+    ask(page, "Hello.")
+
+    with panel(page, "log") as shown:
+        page.locator("#filter").fill("response_complete")
+        expect(shown.locator("#messages li")).to_have_count(1)
+        page.locator("#filter").fill("")
+        page.locator("#log-clear").click()
+        expect(shown.locator("#messages li")).to_have_count(0)
 
 
 def test_messages_are_shown_without_pictures_and_without_secrets(page):

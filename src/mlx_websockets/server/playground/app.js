@@ -280,6 +280,7 @@ async function sendFrame() {
   const picture = source.picture();
   if (!picture) return;
   const { name } = source;
+  const { position } = source;
   const capturedAt = Date.now() / 1000;
   const file = await jpeg(picture, 0.8);
   if (name !== source.name || mlx?.state !== "open") return;
@@ -294,7 +295,7 @@ async function sendFrame() {
   });
   const became = meters.sent();
   frames.add(reply);
-  void read(reply, { name, file, capturedAt }, became);
+  void read(reply, { name, file, capturedAt, position }, became);
 }
 
 async function read(reply, frame, became) {

@@ -23,6 +23,11 @@ export class Source {
     return this.name !== "";
   }
 
+  /** Seconds into the video, if it is one. @returns {number | undefined} */
+  get position() {
+    return this.name === "video" ? this.#video.currentTime : undefined;
+  }
+
   async camera({ deviceId, facing = this.facing } = {}) {
     if (!navigator.mediaDevices) throw new Error(NEEDS_SECURITY);
     this.facing = facing;

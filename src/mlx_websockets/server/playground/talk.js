@@ -64,8 +64,8 @@ export class Talk {
   }
 
   /** What the model said about a frame. Saying the same again adds no line. */
-  seen({ name, file, capturedAt }, result) {
-    this.#keep({ role: "frame", source: name, capturedAt, ...result });
+  seen({ name, file, capturedAt, position }, result) {
+    this.#keep({ role: "frame", source: name, capturedAt, position, ...result });
     if (this.#lastSeen?.text === result.text && this.#lastSeen.entry === this.#list.lastElementChild) {
       this.#lastSeen.times += 1;
       this.#lastSeen.shown.textContent = `× ${this.#lastSeen.times}`;
@@ -223,25 +223,47 @@ function figures({ finishReason, usage, timings }) {
 
 function asMarkdown(kept) {
   const names = { user: "You", model: "Model", error: "Error", note: "Note" };
-  const parts = kept.map(({ at, role, text, pictures, source }) => {
-    const time = new Date(at * 1000).toLocaleTimeString([], { hour12: false });
+  const parts = merged(kept).map(({ at, until, role, text, pictures, source }) => {
+    const times = [at, until].filter(Boolean).map((each) => new Date(each * 1000).toLocaleTimeString([], { hour12: false }));
     const with_ = pictures ? ` (with ${pictures} ${pictures === 1 ? "picture" : "pictures"})` : "";
-    return `**${names[role] ?? source}**${with_}, ${time}\n\n${text}\n`;
+    return `**${names[role] ?? source}**${with_}, ${times.join(" to ")}\n\n${text}\n`;
   });
   return `# Talk of ${new Date().toLocaleString()}\n\n${parts.join("\n")}`;
 }
 
-/** Times count from the first frame. */
+/** What was said of several frames in a row stands once, with the time of the last one. */
+function merged(kept) {
+  const result = [];
+  for (const each of kept) {
+    const last = result.at(-1);
+    const isSame = each.role === "frame" && last?.role === "frame" && last.text === each.text && last.source === each.source;
+    if (isSame) Object.assign(last, { until: each.at, ...("to" in each ? { to: each.to } : {}) });
+    else result.push({ ...each });
+  }
+  return result;
+}
+
+/** Times are those in the video, if all is of one; else they count from the first frame. */
 function asSubtitles(frames) {
-  const begin = frames[0]?.capturedAt ?? 0;
-  return frames
-    .map((frame, at) => {
-      const start = frame.capturedAt - begin;
-      const next = frames[at + 1] ? frames[at + 1].capturedAt - begin : start + CAPTION_SECONDS;
-      const end = Math.max(start + 0.1, Math.min(next, start + CAPTION_SECONDS));
-      return `${at + 1}\n${stamp(start)} --> ${stamp(end)}\n${frame.text.replace(/\s*\n\s*/g, " ").replaceAll("-->", "→")}\n`;
+  const captions = merged(frames.every(({ position }) => position !== undefined) ? inTheVideo(frames) : sinceTheFirst(frames));
+  return captions
+    .map(({ from, to, text }, at) => {
+      const end = Math.max(from + 0.1, Math.min(captions[at + 1]?.from ?? Infinity, to + CAPTION_SECONDS));
+      return `${at + 1}\n${stamp(from)} --> ${stamp(end)}\n${text.replace(/\s*\n\s*/g, " ").replaceAll("-->", "→")}\n`;
     })
     .join("\n");
+}
+
+function sinceTheFirst(frames) {
+  const begin = frames[0]?.capturedAt ?? 0;
+  return frames.map((frame) => ({ ...frame, from: frame.capturedAt - begin, to: frame.capturedAt - begin }));
+}
+
+/** It is shown again and again; its first time counts. */
+function inTheVideo(frames) {
+  const again = frames.findIndex(({ position }, at) => at > 0 && position < frames[at - 1].position);
+  const once = again < 0 ? frames : frames.slice(0, again);
+  return once.map((frame) => ({ ...frame, from: frame.position, to: frame.position }));
 }
 
 function stamp(seconds) {
