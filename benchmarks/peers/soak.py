@@ -51,10 +51,10 @@ async def _ask(client: Client, questions: Questions, numbers: list[int]) -> None
         pictures = (questions.picture(PICTURE_SIZE),) if number % 3 == 0 else ()
         asked = await client.begin(Question(questions.text(), TOKENS, pictures))
         if number % 10 == 0:
-            await asked.first()
+            await asked.first(may_be_empty=True)
             await asked.cancel()
-        else:
-            await asked.end_of()
+        else:  # one in some hundreds begins with the token that ends it: the weights are random
+            await asked.end_of(may_be_empty=True)
 
 
 async def _memory(client: NativeClient, pid: int) -> Reading:

@@ -44,28 +44,28 @@ class Asked:
         self.begun.set()
         self.ended.set()
 
-    async def first(self) -> Reply:
-        """Wait for the first piece of text.
+    async def first(self, *, may_be_empty: bool = False) -> Reply:
+        """Wait for the first piece of text; for the end, where there is none.
 
         Raises:
             RuntimeError: the target failed.
         """
         async with asyncio.timeout(REPLY_SECONDS):
             await self.begun.wait()
-        return self._checked()
+        return self._checked(may_be_empty)
 
-    async def end_of(self) -> Reply:
-        """Wait for the end. Raises RuntimeError if the target failed."""
+    async def end_of(self, *, may_be_empty: bool = False) -> Reply:
+        """Wait for the end. Raises RuntimeError if the target failed, as it has with a reply that may not be empty."""
         async with asyncio.timeout(REPLY_SECONDS):
             await self.ended.wait()
-        return self._checked()
+        return self._checked(may_be_empty)
 
     async def cancel(self) -> None:
         """Give the request up; returns when the target was told, or when it has ended if it says so."""
         await self._give_up()
 
-    def _checked(self) -> Reply:
-        if self.reply.error or not self.reply.times:
+    def _checked(self, may_be_empty: bool) -> Reply:
+        if self.reply.error or not (self.reply.times or may_be_empty):
             raise RuntimeError(self.reply.error or "the reply is empty")
         return self.reply
 

@@ -6,7 +6,7 @@ from mlx_vlm.models.cache import KVCache, RotatingKVCache
 
 from mlx_websockets.engine.worker.batch import caches
 from mlx_websockets.engine.worker.batch.caches import Caches
-from mlx_websockets.engine.worker.batch.prefixes import SHORTEST_WORTH_KEEPING, KeptPrefixes
+from mlx_websockets.engine.worker.batch.prefixes import MOST_ROWS, SHORTEST_WORTH_KEEPING, KeptPrefixes
 
 KEYS = list(range(100, 120))
 
@@ -115,3 +115,13 @@ def test_all_can_be_given_up():
     kept.shrink(0)
 
     assert (len(kept), kept.nbytes) == (0, 0)
+
+
+def test_there_are_never_more_rows_than_a_prompt_can_be_compared_with_in_no_time():
+    kept = KeptPrefixes(10**9)
+    for number in range(MOST_ROWS + 3):
+        kept.keep([number, *KEYS[1:]], row(20))
+
+    assert len(kept) == MOST_ROWS
+    assert kept.match([2, *KEYS[1:], 1]).tokens == 0
+    assert kept.match([3, *KEYS[1:], 1]).tokens == 20

@@ -2,7 +2,7 @@
 
 import mlx.core as mx
 
-from mlx_websockets.engine.worker.prompting.features import Features, KeptFeatures
+from mlx_websockets.engine.worker.prompting.features import MOST_PICTURES, Features, KeptFeatures
 
 SIZE = 4 * 8 * 4  # bytes of one picture's
 ONE, TWO, THREE = b"1", b"2", b"3"
@@ -58,3 +58,12 @@ def test_a_bound_of_nothing_keeps_nothing():
     kept.put(ONE, features())
 
     assert (len(kept), kept.nbytes) == (0, 0)
+
+
+def test_there_are_never_more_pictures_than_a_bound_however_small_they_are():
+    kept = KeptFeatures(10**9)
+
+    for number in range(MOST_PICTURES + 1):
+        kept.put(str(number).encode(), features())
+
+    assert (len(kept), kept.get(b"0")) == (MOST_PICTURES, None)

@@ -13,6 +13,10 @@ GAIN = 0.8
 SMOOTHING = 0.25
 """Weight of the newest time among earlier ones."""
 
+MEMORY = 16
+"""A time is good for so many pieces. The longer a prompt, the longer a piece of it takes: what was true at its
+beginning would tell of no gain later on."""
+
 
 class Pace:
     """Finds the size of a chunk by looking at the time it takes. Sizes are powers of two: devices like known shapes.
@@ -25,6 +29,8 @@ class Pace:
         self.most = most
         self._chunk = max(most // FIRST_SHARE, min(SHORTEST_CHUNK, most))
         self._seconds: dict[int, float] = {}  # by size of chunk
+        self._seen: dict[int, int] = {}  # likewise: the number of the piece that told it
+        self._pieces = 0
         self.usual_gap = 0.0
         """Seconds between two tokens of a reply while no prompt is computed; 0 = not known yet."""
 
@@ -43,7 +49,9 @@ class Pace:
         own = max(gap - spent, 0.0)
         self.usual_gap = _smoothed(self.usual_gap or None, own)
         if tokens == self._chunk:
-            self._seconds[tokens] = _smoothed(self._seconds.get(tokens), spent)
+            self._pieces += 1
+            self._seconds[tokens] = _smoothed(self._known(tokens), spent)
+            self._seen[tokens] = self._pieces
             self._adapt(own)
 
     def _adapt(self, own: float) -> None:
@@ -55,8 +63,12 @@ class Pace:
 
     def _gains(self, chunk: int) -> bool:
         """Whether `chunk` is known to be, or may be, much quicker than one of twice its size."""
-        mine, double = self._seconds.get(chunk), self._seconds.get(2 * chunk)
+        mine, double = self._known(chunk), self._known(2 * chunk)
         return mine is None or double is None or mine < GAIN * double
+
+    def _known(self, chunk: int) -> float | None:
+        """The seconds that such a piece takes, if that was seen lately."""
+        return self._seconds[chunk] if self._pieces - self._seen.get(chunk, -MEMORY - 1) <= MEMORY else None
 
 
 def _smoothed(before: float | None, now: float) -> float:

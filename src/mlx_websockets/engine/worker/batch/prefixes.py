@@ -18,6 +18,9 @@ from mlx_websockets.engine.worker.batch.caches import Caches
 
 SHORTEST_WORTH_KEEPING = 8
 
+MOST_ROWS = 256
+"""However small they are: each prompt is compared with all of them."""
+
 
 @dataclass(slots=True, eq=False)
 class _Kept:
@@ -64,7 +67,7 @@ class Match:
 
 
 class KeptPrefixes:
-    """Kept rows, the least recently used one given up first.
+    """Kept rows, the least recently used one given up first. There are at most `MOST_ROWS`.
 
     Args:
         limit_bytes: of all kept keys and values together; 0 keeps nothing.
@@ -112,6 +115,8 @@ class KeptPrefixes:
             match.look_at(made)
         for each in [each for each in self._kept if each is not made and _covers(made, each)]:
             self._forget(each)
+        if len(self._kept) > MOST_ROWS:
+            self._forget(self._kept[0])
         self.shrink(self._limit)
 
     def shrink(self, nbytes: int) -> None:

@@ -10,6 +10,10 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 
+MOST_PICTURES = 256
+"""However small what is kept of each: a camera never ends, and memory that only grows can't be told from a leak."""
+
+
 @dataclass(frozen=True, slots=True)
 class Features:
     """One picture in the model's own terms.
@@ -35,7 +39,7 @@ class Features:
 
 
 class KeptFeatures:
-    """The features of the pictures that were used last, within a bound.
+    """The features of the pictures that were used last, within bounds: `max_bytes`, and `MOST_PICTURES`.
 
     Args:
         max_bytes: of all features together; 0 keeps nothing.
@@ -66,7 +70,7 @@ class KeptFeatures:
             return
         self._kept[picture] = features
         self._nbytes += features.nbytes
-        while self._nbytes > self._max_bytes:
+        while self._nbytes > self._max_bytes or len(self._kept) > MOST_PICTURES:
             self._drop(next(iter(self._kept)))
 
     def clear(self) -> None:

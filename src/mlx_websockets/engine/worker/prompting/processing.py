@@ -2,7 +2,7 @@
 
 A processor of `transformers` leaves pixels to its image processor. This one stands in its place,
 and remembers what was made of the lists of pictures that came last: the pictures of a
-conversation come again with each of its turns. Knows nothing of MLX.
+conversation come again with each of its turns. Computes nothing with MLX.
 """
 
 import copy
@@ -13,6 +13,7 @@ from typing import Any
 import PIL.Image
 from transformers.image_processing_utils import BaseImageProcessor
 
+from mlx_websockets.engine.worker.prompting.features import MOST_PICTURES
 from mlx_websockets.generation import Image
 
 _FINGERPRINT = "fingerprint"
@@ -69,7 +70,7 @@ class RememberingImageProcessor:
             return
         self._kept[key] = copy.deepcopy(made)
         self._nbytes += _bytes_of(made)
-        while self._nbytes > self._max_bytes:
+        while self._nbytes > self._max_bytes or len(self._kept) > MOST_PICTURES:
             _, dropped = self._kept.popitem(last=False)
             self._nbytes -= _bytes_of(dropped)
 
