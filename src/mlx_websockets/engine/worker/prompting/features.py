@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-
 MOST_PICTURES = 256
 """However small what is kept of each: a camera never ends, and memory that only grows can't be told from a leak."""
 
