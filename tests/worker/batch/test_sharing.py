@@ -243,3 +243,35 @@ def test_what_was_computed_for_a_reply_that_was_given_up_serves_the_next_turn(mo
     _, [cached] = replies(model, batcher, [[*SYSTEM, *said, 7, 7]])
 
     assert cached == len(SYSTEM) + len(said)
+
+
+def test_while_more_short_prompts_wait_than_replies_run_the_replies_wait(model: Any):
+    batcher = new_batcher(model, keeps=False)
+    batcher.insert(0, prompt(model, [50, 51, 52]), Choice(max_tokens=8))
+    batcher.step()
+    for number, length in ((1, 20), (2, 60), (3, 100)):  # so different that each is a pass of its own
+        batcher.insert(number, prompt(model, [number + 60, *range(1, length)]), Choice(max_tokens=8))
+
+    steps = [{token.request for token in batcher.step()} for _ in range(4)]
+
+    assert steps == [set(), {0, 1}, {0, 1, 2}, {0, 1, 2, 3}]
+
+
+def test_a_reply_does_not_wait_for_as_few_prompts_as_there_are_replies(model: Any):
+    batcher = new_batcher(model, keeps=False)
+    batcher.insert(0, prompt(model, [50, 51, 52]), Choice(max_tokens=8))
+    batcher.step()
+    batcher.insert(1, prompt(model, [61, *range(1, 20)]), Choice(max_tokens=8))
+
+    assert {token.request for token in batcher.step()} == {0}
+
+
+def test_prompts_do_not_wait_for_one_that_would_save_them_little(model: Any):
+    batcher = new_batcher(model, keeps=True)
+    beginning = SYSTEM[:10]
+    for number in range(3):
+        batcher.insert(number, prompt(model, [*beginning, 50 + number, 60]), Choice(max_tokens=8))
+
+    batcher.step()
+
+    assert {token.request for token in batcher.step()} == {0, 1, 2}
