@@ -193,7 +193,8 @@ def test_what_is_typed_while_the_model_speaks_is_not_shown_amid_its_words():
         terminal.wait_for(">>> ")
         terminal.type("now")
         terminal.wait_for("now")
-        terminal.type("\x03\x03")
+        terminal.type("\x03")
+
         assert terminal.status() == 0
 
 
