@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-MOST_PICTURES = 256
+MOST_PICTURES = 96
 """However small what is kept of each: a camera never ends, and memory that only grows can't be told from a leak."""
 
 
