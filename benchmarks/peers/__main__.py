@@ -5,6 +5,7 @@ import asyncio
 import dataclasses
 import itertools
 import os
+import shlex
 import signal
 import sys
 import uuid
@@ -18,7 +19,7 @@ from benchmarks.peers.measures.catalogue import measures
 from benchmarks.peers.models import TINY_GEMMA3, model_folder
 from benchmarks.peers.plan import FULL, QUICK, Plan
 from benchmarks.peers.questions import Question, Questions
-from benchmarks.peers.report import NOTES, SHORT, machine, write
+from benchmarks.peers.report import FEWER_ROUNDS, NOTES, SHORT, machine, of_today, write
 from benchmarks.peers.talking import ask_all
 from benchmarks.peers.targets import (
     OURS,
@@ -141,6 +142,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="of every target")
     parser.add_argument("--tiny", action="store_true", help="all with the tiny Gemma 3, to try this program out")
     parser.add_argument("--name", default="", help="of the files under benchmarks/results")
+    parser.add_argument("--add", action="store_true", help="to what the files of that name have of today")
     return parser.parse_args()
 
 
@@ -164,24 +166,30 @@ def main() -> int:
     if not wanted:
         sys.exit(f"no such measure; there are: {', '.join(each.name for each in measures(plan))}")
     salt = uuid.uuid4().hex[:8]
-    targets = [TARGETS[name] for name in names]
-    records: list[Record] = []
+    targets = [TARGETS[each] for each in names]
+    name = asked.name or ("peers-quick" if asked.quick else "peers")
+    earlier = of_today(name) if asked.add else {}
+    records: list[Record] = [each for each in earlier.get("records", []) if each["measure"] != soak.MEASURE]
     status = 0
     try:
         asyncio.run(run(plan, targets, wanted, salt, records))
     except KeyboardInterrupt:
         print("→ interrupted; what was measured is kept", flush=True)
         status = INTERRUPTED
+    command = shlex.join(["python", "-m", "benchmarks.peers", *sys.argv[1:]])
     head = {
-        "command": " ".join(["python -m benchmarks.peers", *sys.argv[1:]]),
+        "command": "; ".join([*([earlier["command"]] if earlier else []), command]),
         "machine": machine(),
         "load average": round(os.getloadavg()[2], 1),
         "salt": salt,
         "plan": dataclasses.asdict(plan),
-        "versions": {target.name: version_of(target) for target in targets},
+        "versions": earlier.get("versions", {}) | {target.name: version_of(target) for target in targets},
     }
-    notes = NOTES.format(rows=ROWS) + (SHORT if plan.rounds < FULL.rounds or asked.quick else "")
-    name = asked.name or ("peers-quick" if asked.quick else "peers")
+    notes = NOTES.format(rows=ROWS)
+    if asked.quick:
+        notes += SHORT
+    elif plan.rounds < FULL.rounds:
+        notes += FEWER_ROUNDS.format(full=FULL.rounds)
     page = write(name, "Ours and its peers", head, [*records, *soak.latest()], notes)
     print(f"→ {page}")
     return status

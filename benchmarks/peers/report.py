@@ -28,8 +28,13 @@ CPU and memory are those of all processes of a target."""
 
 SHORT = """
 
-**A short run**: fewer rounds, or prompts, replies and talks that are shorter than the bars say. It shows that
+**A short run**: prompts, replies and talks are shorter than the bars say. It shows that
 everything works; what holds and what fails is for a full run to say."""
+
+
+FEWER_ROUNDS = """
+
+**Fewer rounds** than the {full} of a full run; how many each figure has is in the raw numbers."""
 
 
 def today() -> str:
@@ -38,6 +43,13 @@ def today() -> str:
 
 def machine() -> str:
     return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+
+
+def of_today(name: str) -> dict[str, Any]:
+    """What `write` kept today under that name; empty if nothing."""
+    file = RESULTS / f"{name}-{today()}.json"
+    kept: dict[str, Any] = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    return kept
 
 
 def write(name: str, title: str, head: dict[str, Any], records: Sequence[dict[str, Any]], notes: str) -> Path:

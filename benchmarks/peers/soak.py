@@ -27,6 +27,9 @@ TOKENS = 24
 HEARTBEAT_SECONDS = 1.5
 """The worker tells of its memory once a second."""
 
+MEASURE = "soak"
+"""As the report has it."""
+
 Reading = dict[str, float]
 
 
@@ -95,7 +98,7 @@ def latest() -> list[dict[str, Any]]:
     if not files:
         return []
     figures = json.loads(files[-1].read_text("utf-8"))["outcome"]
-    return [{"round": 1, "target": OURS, "model": TINY_GEMMA3, "measure": "soak", "figures": figures}]
+    return [{"round": 1, "target": OURS, "model": TINY_GEMMA3, "measure": MEASURE, "figures": figures}]
 
 
 async def run(requests: int) -> list[Reading]:
