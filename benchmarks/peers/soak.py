@@ -79,9 +79,6 @@ def outcome(readings: list[Reading], settling: int = SETTLING) -> dict[str, floa
     return {
         "requests": readings[-1]["requests"],
         "active memory, growth": growth([each["active, MB"] for each in readings], skipped),
-        "active without what is kept for later prompts, growth": growth(
-            [each["active, MB"] - each["kept, MB"] for each in readings], skipped
-        ),
         "resident, growth": growth([each["resident, MB"] for each in readings], skipped),
         "active at the end, MB": readings[-1]["active, MB"],
         "resident at the end, MB": readings[-1]["resident, MB"],

@@ -64,9 +64,10 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes, as MLX counts them, and the worker's resident set.
 
     Attributes:
-        active: arrays in use. `kept` is part of it.
+        active: arrays in use.
         cached: buffers that MLX holds back for the next arrays.
-        kept: keys, values and picture features that wait for a prompt that begins alike.
+        kept: what waits for a prompt that begins alike: keys, values and picture features, which are in use, and
+            resized pictures, which are not MLX's.
     """
 
     active: int = 0
