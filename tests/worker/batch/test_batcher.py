@@ -154,8 +154,7 @@ def test_prompts_of_different_lengths_are_computed_in_one_pass_where_layers_forg
     for each in requests:
         worker.insert(each, batcher)
 
-    batcher.step()
-    begun = {token.request for token in batcher.step()}
+    first_told = batcher.step() or batcher.step()
 
-    assert begun == set(range(8))
+    assert {token.request for token in first_told} == set(range(8))
     assert worker.replies(*requests, batcher=worker.new_batcher(prefill_chunk=1024)) == alone

@@ -18,6 +18,7 @@ from mlx_websockets.engine.worker.batch import caches
 from mlx_websockets.engine.worker.batch.caches import CacheQuantization, Caches
 from mlx_websockets.engine.worker.batch.decoding import Decoding, Grammar, Left, Row, Token
 from mlx_websockets.engine.worker.batch.drafting import DraftedPrefill, Drafter, Drafting
+from mlx_websockets.engine.worker.batch.masses import computes_on_cpu
 from mlx_websockets.engine.worker.batch.pace import Pace
 from mlx_websockets.engine.worker.batch.prefill import Prefill, goes_with_others, may_be_cut
 from mlx_websockets.engine.worker.batch.prefixes import SHORTEST_WORTH_KEEPING, KeptPrefixes, Match, alike
@@ -104,6 +105,8 @@ class Batcher:
         self._kept = kept if kept is not None else KeptPrefixes(0)
         empty = caches.new_caches(self._language_model, quantization)
         self._takes_rows = caches.can_be_rows(empty)
+        # A GPU computes the next tokens while the last ones are told. On a CPU to set them going is to wait for them.
+        self._tells_at_once = computes_on_cpu()
         self._pace = Pace(prefill_chunk)
         self._decoding = Decoding(self._language_model)
         self._drafting = Drafting(model, drafter, prefill_chunk)
@@ -165,9 +168,7 @@ class Batcher:
         While more short prompts wait than replies run, the replies wait for the prompts.
         """
         tokens = self._decode() if self._running and not self._prompts_go_first() else []
-        if self._waiting:
-            self._time_prefill()
-        return tokens
+        return [*tokens, *self._time_prefill()] if self._waiting else tokens
 
     def remove(self, request: int, candidate: int | None = None) -> None:
         """Give a request up, or one candidate of it, wherever it is. Nothing of it comes any more."""
@@ -184,18 +185,25 @@ class Batcher:
 
     def _decode(self) -> list[RowToken]:
         tokens, left = self._decoding.step() if len(self._decoding) else ([], [])
+        if self._tells_at_once:
+            newest, ended = self._decoding.read()
+            tokens, left = tokens + newest, left + ended
         if len(self._drafting):
             drafted, ended = self._drafting.step()
             tokens, left = tokens + drafted, left + ended
         self._keep_pace()
-        stopped = [each.row for each in tokens if self._is_end(each.token)]
+        return self._end(tokens, left)
+
+    def _end(self, tokens: list[Token], left: Many[Left]) -> list[RowToken]:
+        """Take the rows out that ended. Returns what is told of the tokens."""
         told = [self._told(each) for each in tokens]
         self._part(left)
-        if stopped:
-            self._give_up([row for row in stopped if row.left])
+        self._give_up([each.row for each in tokens if self._is_end(each.token) and each.row.left])
         return told
 
     def _give_up(self, rows: Many[Row]) -> None:
+        if not rows:
+            return
         self._part(self._decoding.remove(rows) + self._drafting.remove(rows))
 
     def _told(self, each: Token) -> RowToken:
@@ -226,11 +234,14 @@ class Batcher:
 
     # --- prompts ----------------------------------------------------------------------
 
-    def _time_prefill(self) -> None:
+    def _time_prefill(self) -> list[RowToken]:
+        """Compute a piece of a prompt. Returns first tokens, where they are told at once."""
         self._decoding.wait()  # what is under way is not the prompt's time
         began = time.perf_counter()
         self._prefill_tokens += self._prefill()
+        told = self._end(*self._decoding.read()) if self._tells_at_once else []
         self._prefill_seconds += time.perf_counter() - began
+        return told
 
     def _prefill(self) -> int:
         """Compute a piece of a prompt, or several short prompts. Returns how many tokens."""

@@ -122,8 +122,8 @@ class Decoding:
 
     def step(self) -> tuple[list[Token], list[Left]]:
         """The tokens that were under way, and the rows that thereby got their last; the next ones are set going."""
+        left = self._drop([index for index, row in enumerate(self.rows) if row.left == 1 and self._is_under_way(row)])
         unread, self._unread = self._unread, []
-        left = self._drop([index for index, row in enumerate(self.rows) if row.left == 1])
         if not self.rows:
             return _read(unread), left
         logits = self._forward()
@@ -136,6 +136,12 @@ class Decoding:
             self._tokens = self._choose(self._sampler, logits, self.rows).tokens
             tokens = _read(unread)
         return tokens, left
+
+    def read(self) -> tuple[list[Token], list[Left]]:
+        """The tokens that are under way, as soon as they are there; nothing is set going."""
+        unread, self._unread = self._unread, []
+        tokens = _read(unread)
+        return tokens, self._drop([index for index, row in enumerate(self.rows) if row.left == 0])
 
     def wait(self) -> None:
         """Until the tokens under way are there."""
@@ -151,11 +157,7 @@ class Decoding:
     def _drop(self, indices: Rows[int]) -> list[Left]:
         if not indices:
             return []
-        rows = [self.rows[index] for index in indices]
-        left = [
-            Left(row, caches.row_of(self._caches, index) if row.serves_others else None, len(row.said))
-            for index, row in zip(indices, rows, strict=True)
-        ]
+        left = [self._left(index) for index in indices]
         kept = [index for index in range(len(self.rows)) if index not in indices]
         self.rows = [self.rows[index] for index in kept]
         self._caches = caches.filtered(self._caches, kept)
@@ -163,6 +165,15 @@ class Decoding:
         self._tokens = _filtered(self._tokens, kept)
         self._rope_deltas = _filtered(self._rope_deltas, kept)
         return left
+
+    def _left(self, index: int) -> Left:
+        row = self.rows[index]
+        # The newest token is in the caches once the one after it is under way.
+        said = len(row.said) if self._is_under_way(row) else len(row.said) - 1
+        return Left(row, caches.row_of(self._caches, index) if row.serves_others else None, said)
+
+    def _is_under_way(self, row: Row) -> bool:
+        return any(row in rows for _, rows in self._unread)
 
     def _forward(self) -> mx.array:
         assert self._tokens is not None

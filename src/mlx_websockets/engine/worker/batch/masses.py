@@ -23,7 +23,7 @@ def masses(scaled: mx.array) -> mx.array:
     Args:
         scaled: (rows, vocabulary) float32 logits over temperature; -inf where a token is out of the question.
     """
-    if not _computes_on_cpu():
+    if not computes_on_cpu():
         return (mx.softmax(scaled, axis=-1) * WHOLE + 0.5).astype(mx.uint32)
     weights = _weights(scaled)
     return (weights * (WHOLE / _sum(weights)) + 0.5).astype(mx.uint32)
@@ -31,17 +31,17 @@ def masses(scaled: mx.array) -> mx.array:
 
 def log_sum(values: mx.array) -> mx.array:
     """(rows, 1): the logarithm of the sum of each row's exponentials; `values` are float32."""
-    if not _computes_on_cpu():
+    if not computes_on_cpu():
         return mx.logsumexp(values, axis=-1, keepdims=True)
     return mx.log(_sum(_weights(values))) + values.max(axis=-1, keepdims=True)
 
 
 def rows_at_once(vocabulary: int) -> int:
     """Rows to pass over together: arrays beyond a CPU's caches take it twice as long, a GPU wants them large."""
-    return max(1, _VALUES_IN_A_CACHE // vocabulary) if _computes_on_cpu() else 2**31
+    return max(1, _VALUES_IN_A_CACHE // vocabulary) if computes_on_cpu() else 2**31
 
 
-def _computes_on_cpu() -> bool:
+def computes_on_cpu() -> bool:
     return mx.default_device().type == mx.DeviceType.cpu
 
 
@@ -103,7 +103,7 @@ def edge_of(masses: mx.array, wanted: mx.array) -> mx.array:
 
     `wanted` is at least 1. Where all tokens have less than that, it is a mass that none is below.
     """
-    return edge_by_bits(masses, wanted) if _computes_on_cpu() else edge_by_sorting(masses, wanted)
+    return edge_by_bits(masses, wanted) if computes_on_cpu() else edge_by_sorting(masses, wanted)
 
 
 def edge_by_bits(masses: mx.array, wanted: mx.array) -> mx.array:

@@ -1,13 +1,13 @@
 """How much of a prompt is computed between two tokens of the running replies."""
 
-STRETCH = 2.6
+STRETCH = 2.8
 """A gap between two tokens may grow to this many times its usual length while a prompt is computed."""
 
-SHORTEST_CHUNK = 8
+SHORTEST_CHUNK = 4
 FIRST_SHARE = 8
 """The first chunk is the largest divided by this."""
 
-GAIN = 0.8
+GAIN = 0.9
 """Half a chunk is worth it when it takes less than this share of the whole one's time; a pass has costs of its own."""
 
 SMOOTHING = 0.25

@@ -15,7 +15,7 @@ from mlx_websockets.engine.worker.batch import caches
 from mlx_websockets.engine.worker.batch.caches import Caches
 from mlx_websockets.engine.worker.sequence import Prompt
 
-MOST_LOGITS = 32
+MOST_LOGITS = 64
 """Positions, over all rows, for which logits are computed at most. Most models give them for every position of a
 pass, which costs, and yet less than a pass of its own for the last token: so few tokens are one pass, and of more
 the last is left for a second, which computes no more than a reply's step does."""
