@@ -3,7 +3,7 @@
 STRETCH = 2.8
 """A gap between two tokens may grow to this many times its usual length while a prompt is computed."""
 
-SHORTEST_CHUNK = 4
+SHORTEST_CHUNK = 8
 FIRST_SHARE = 8
 """The first chunk is the largest divided by this."""
 
