@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scripts.demo_model.questions import EDGES, RELATIONS, relation
+from scripts.demo_model.questions import EDGES, RELATIONS, is_largest, is_smallest, relation
 from scripts.demo_model.scenes import GROUNDS, MOST_THINGS, Scene, Thing
 from scripts.demo_model.vocabulary import (
     CHARACTERS,
@@ -21,11 +21,17 @@ from scripts.demo_model.vocabulary import (
     PATCH_KINDS,
     SHAPES,
     TEXT_KIND,
+    WORDS,
 )
 
 THING_FIELDS = ("sprite", "is_tinted", "red", "green", "blue", "x", "y", "radius", "turn", "is_mirrored")
-LABEL_FIELDS = ("kind", "color", "place", "things", "same_name", "same_color", "is_largest", "is_smallest")
-GROUND_FIELDS = ("ground", "red", "green", "blue", "other_red", "other_green", "other_blue", "aspect", "is_gray")
+LABEL_FIELDS = (
+    "kind", "color", "place", "things", "same_name", "same_color", "word", "first", "second", "third",
+    "is_largest", "is_smallest",
+)  # fmt: skip
+GROUND_FIELDS = (
+    "ground", "red", "green", "blue", "other_red", "other_green", "other_blue", "aspect", "is_gray", "is_coarse",
+)  # fmt: skip
 
 PHOTO_KIND = PATCH_KINDS
 """What every patch of a photograph is taught to be."""
@@ -36,11 +42,16 @@ CLASSES = {
     "things": MOST_THINGS + 1,
     "same_name": MOST_THINGS + 1,
     "same_color": MOST_THINGS + 1,
+    "word": 1 + len(WORDS),
+    "first": 11,
+    "second": 11,
+    "third": 11,
 }
 """How many values each label can have; 0 is for the background."""
 
 _COLOR_NUMBERS = {name: 1 + number for number, name in enumerate(COLORS)}
 _SHAPE_NUMBERS = {name: number for number, name in enumerate(SHAPES)}
+_WORD_NUMBERS = {word: 1 + number for number, word in enumerate(WORDS)}
 _EMOJI_NUMBERS = {name: number for number, name in enumerate(EMOJI_NAMES)}
 
 
@@ -91,9 +102,8 @@ def kind_number(thing: Thing) -> int:
 def _fill(arrays: SceneArrays, at: int, scene: Scene) -> None:
     ground = scene.background
     arrays.grounds[at] = (
-        GROUNDS.index(ground.ground), *ground.rgb, *ground.other_rgb, scene.aspect, scene.is_gray
+        GROUNDS.index(ground.ground), *ground.rgb, *ground.other_rgb, scene.aspect, scene.is_gray, scene.is_coarse,
     )  # fmt: skip
-    radii = [thing.radius for thing in scene.things]
     names = [thing.name for thing in scene.things]
     colors = [thing.color for thing in scene.things]
     for number, thing in enumerate(scene.things):
@@ -102,12 +112,21 @@ def _fill(arrays: SceneArrays, at: int, scene: Scene) -> None:
             thing.is_mirrored,
         )  # fmt: skip
         arrays.labels[at, number] = (
-            kind_number(thing), _COLOR_NUMBERS.get(thing.color or "", 0), _place(thing), len(radii),
-            names.count(thing.name), colors.count(thing.color), thing.radius == max(radii), thing.radius == min(radii),
+            kind_number(thing), _COLOR_NUMBERS.get(thing.color or "", 0), _place(thing), len(names),
+            names.count(thing.name), colors.count(thing.color), *_read(thing),
+            is_largest(thing, scene.things), is_smallest(thing, scene.things),
         )  # fmt: skip
         for other_number, other in enumerate(scene.things):
             how = None if other is thing else relation(other, thing, scene.aspect)
             arrays.relations[at, number, other_number] = 0 if how is None else 1 + RELATIONS.index(how)
+
+
+def _read(thing: Thing) -> tuple[int, int, int, int]:
+    """Which word it is, and the digits of a number."""
+    if thing.kind != "number":
+        return _WORD_NUMBERS.get(thing.name.upper(), 0) if thing.kind == "word" else 0, 0, 0, 0
+    first, second, third = (1 + int(thing.name[at]) if at < len(thing.name) else 0 for at in range(3))
+    return 0, first, second, third
 
 
 def _place(thing: Thing) -> int:

@@ -38,9 +38,9 @@ OTHER_SYSTEMS = (
     "You are a helpful voice assistant. Answer in one short sentence.",
     "You are the eyes of a small robot. Answer the question about the camera picture.",
 )
-USUAL_SYSTEM_SHARE, CONVERSATION_SHARE, PHOTO_SHARE, SMALL_TALK_SHARE = 0.75, 0.25, 0.08, 0.1
+USUAL_SYSTEM_SHARE, CONVERSATION_SHARE, PHOTO_SHARE, SMALL_TALK_SHARE = 0.75, 0.25, 0.07, 0.1
 QUESTIONS_A_PICTURE = 7
-CROPS_KEPT, NEW_CROP_SHARE = 300, 0.35
+CROPS_KEPT, NEW_CROP_SHARE = 400, 0.25
 UNUSED = -1
 
 Rows = npt.NDArray[np.int32]
@@ -235,7 +235,7 @@ class _Row:
 
 def _special_rows(rows: int) -> tuple[int, int, int]:
     """How many rows of a batch have two pictures, three, and a second one in a later turn."""
-    return rows // 14, rows // 42, rows // 36
+    return rows // 16, rows // 24, rows // 42
 
 
 def _image() -> list[int]:

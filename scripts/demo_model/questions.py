@@ -24,8 +24,8 @@ EDGES = (0.36, 0.64)
 EDGE_MARGIN = 0.015
 DOMINANT, LEAST_DISTANCE = 1.6, 0.15
 """Left of: so much farther across than down, and at least so far apart."""
-LEAST_RATIO = 1.25
-"""How much larger the largest must be than the next."""
+LEAST_RATIO, LEAST_EXTENT_RATIO = 1.25, 1.1
+"""Larger: so many times as long, and also so many times the side of a square of its area."""
 
 OPPOSITE = {
     "to the left of": "to the right of",
@@ -114,6 +114,19 @@ def relation(thing: Thing, other: Thing, aspect: float) -> str | None:
     if abs(below) > DOMINANT * abs(right) and abs(below) > LEAST_DISTANCE:
         return "below" if below > 0 else "above"
     return None
+
+
+def is_larger(thing: Thing, other: Thing) -> bool:
+    """Whether nobody would doubt it: it is longer and has the larger area."""
+    return thing.radius > LEAST_RATIO * other.radius and thing.extent > LEAST_EXTENT_RATIO * other.extent
+
+
+def is_largest(thing: Thing, things: Sequence[Thing]) -> bool:
+    return all(other is thing or is_larger(thing, other) for other in things)
+
+
+def is_smallest(thing: Thing, things: Sequence[Thing]) -> bool:
+    return all(other is thing or is_larger(other, thing) for other in things)
 
 
 def called(thing: Thing) -> str:
@@ -207,8 +220,9 @@ def _shape(scene: Scene, chance: random.Random) -> Asked:
 
 
 def _count(scene: Scene, chance: random.Random) -> Asked:
-    word = "shape" if scene.kind == "shapes" else "object"
-    if scene.kind != "shapes" or chance.random() < 0.5:
+    is_shapes = scene.kind in ("shapes", "flat")
+    word = "shape" if is_shapes else "object"
+    if not is_shapes or chance.random() < 0.5:
         number, one, many = len(scene.things), word, f"{word}s"
         forms = [
             f"How many {many} are there?",
@@ -236,13 +250,23 @@ def _shape_exists(scene: Scene, chance: random.Random) -> Asked:
     shapes, colors = {each.name for each in scene.things}, {each.color for each in scene.things}
     kind = chance.random()
     if kind < 0.4:
-        name = thing.name if is_there else chance.choice([each for each in SHAPES if each not in shapes])
+        name = _also_called(thing, chance) if is_there else chance.choice(_missing_shapes(shapes))
     elif kind < 0.75:
         color = thing.color if is_there else chance.choice([each for each in COLORS if each not in colors])
         name = f"{color} shape"
     else:
         name = f"{thing.color} {thing.name}" if is_there else _other_pair(scene, thing, chance)
     return _existence(chance, "exists", with_article(name), name, is_there=is_there)
+
+
+def _missing_shapes(shapes: set[str]) -> list[str]:
+    """Those that nobody could see: a square is a rectangle too, and becomes a longer one when a picture is squashed."""
+    seen = shapes | {"square", "rectangle"} if shapes & {"square", "rectangle"} else shapes
+    return [name for name in SHAPES if name not in seen]
+
+
+def _also_called(thing: Thing, chance: random.Random) -> str:
+    return "rectangle" if thing.name == "square" and chance.random() < 0.25 else thing.name
 
 
 def _position(scene: Scene, chance: random.Random) -> Asked:
@@ -296,27 +320,27 @@ def _size(scene: Scene, chance: random.Random) -> Asked:
     shapes = [thing for thing in scene.things if thing.kind == "shape"]
     if len(shapes) < 2 or len(shapes) != len(scene.things) or len(scene.alone_of_their_name()) != len(shapes):
         return None
-    order = sorted(shapes, key=lambda thing: thing.radius)
     if chance.random() < 0.35:
-        return _comparison(chance, order)
-    is_largest = chance.random() < 0.5
-    thing, next_one = (order[-1], order[-2]) if is_largest else (order[0], order[1])
-    if not _differ_in_size(thing, next_one):
+        return _comparison(chance, shapes)
+    asks_for_largest = chance.random() < 0.5
+    extreme = is_largest if asks_for_largest else is_smallest
+    thing = next((each for each in shapes if extreme(each, shapes)), None)
+    if thing is None:
         return None
-    word = chance.choice(["largest", "biggest"]) if is_largest else "smallest"
+    word = chance.choice(["largest", "biggest"]) if asks_for_largest else "smallest"
     forms = (f"Which shape is the {word}?", f"What is the {word} shape?")
     return _short(chance, "size", forms, f"The {word} shape is the {thing.name}.", thing.name)
 
 
-def _comparison(chance: random.Random, order: Sequence[Thing]) -> Asked:
-    small, large = sorted(chance.sample(order, 2), key=lambda thing: thing.radius)
-    if not _differ_in_size(small, large):
+def _comparison(chance: random.Random, shapes: Sequence[Thing]) -> Asked:
+    small, large = sorted(chance.sample(shapes, 2), key=lambda thing: thing.radius)
+    if not is_larger(large, small):
         return None
     asked, other = chance.sample([small, large], 2)
-    is_larger = asked is large
+    asks_for_large = asked is large
     claimed = chance.choice(["larger", "bigger", "smaller"])
-    is_so = is_larger == (claimed != "smaller")
-    answer = f"{_yes(is_so)}, the {asked.name} is {'larger' if is_larger else 'smaller'} than the {other.name}."
+    is_so = asks_for_large == (claimed != "smaller")
+    answer = f"{_yes(is_so)}, the {asked.name} is {'larger' if asks_for_large else 'smaller'} than the {other.name}."
     return _short(
         chance, "size", [f"Is the {asked.name} {claimed} than the {other.name}?"], answer, _yes(is_so).lower()
     )
@@ -627,17 +651,13 @@ def _counted(name: str, kind: str, number: int) -> str:
 def _other_pair(scene: Scene, thing: Thing, chance: random.Random) -> str:
     """A colour and a shape that are not there together, though one of them is there."""
     pairs = {(each.color, each.name) for each in scene.things}
-    like = [(thing.color, name) for name in SHAPES] + [(color, thing.name) for color in COLORS]
+    like = [(thing.color, name) for name in _missing_shapes({thing.name})] + [(color, thing.name) for color in COLORS]
     color, name = chance.choice([pair for pair in like if pair not in pairs])
     return f"{color} {name}"
 
 
 def _is_clear_of_edges(thing: Thing) -> bool:
     return all(abs(place - edge) > EDGE_MARGIN for place in (thing.x, thing.y) for edge in EDGES)
-
-
-def _differ_in_size(one: Thing, other: Thing) -> bool:
-    return max(one.radius, other.radius) > LEAST_RATIO * min(one.radius, other.radius)
 
 
 ASKS: Mapping[str, Ask] = {
@@ -661,8 +681,11 @@ ASKS: Mapping[str, Ask] = {
 
 WEIGHTS: Mapping[SceneKind, Mapping[str, float]] = {
     "shapes": {
-        "description": 2, "color": 1.5, "shape": 1.5, "count": 2.5, "exists": 3, "relation": 18, "position": 3.5,
-        "size": 10, "background": 0.6, "is_photo": 0.15,
+        "description": 2, "color": 2, "shape": 1.5, "count": 2, "exists": 3, "relation": 18, "position": 3,
+        "size": 13, "background": 0.6, "is_photo": 0.15,
+    },
+    "flat": {
+        "exists": 8, "color": 3, "shape": 3, "position": 1, "description": 1, "count": 0.5,
     },
     "character": {
         "description": 1.5, "character": 5, "color": 1.5, "position": 1, "background": 0.6, "absent": 0.8,

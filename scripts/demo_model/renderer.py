@@ -14,11 +14,11 @@ from scripts.demo_model.labels import GROUND_FIELDS, LABEL_FIELDS, THING_FIELDS
 from scripts.demo_model.photographs import Photographs, Pixels
 from scripts.demo_model.scenes import MOST_THINGS
 from scripts.demo_model.sprites import SIDE, Bank
-from scripts.demo_model.vocabulary import FIRST_CHARACTER_KIND, FIRST_TEXT_SPRITE
+from scripts.demo_model.vocabulary import FIRST_EMOJI_SPRITE, FIRST_TEXT_SPRITE
 from torch import Tensor
 from torch.nn import functional
 
-INPUT_SIDE, PATCH_SIDE = 144, 12
+INPUT_SIDE, PATCH_SIDE, COARSE_SIDE = 144, 12, 64
 GRID = INPUT_SIDE // PATCH_SIDE
 FINENESS = 2
 """Points a pixel, across and down."""
@@ -39,6 +39,7 @@ class Renderer:
         is_gpu = device.type == "cuda"
         self._background_of = torch.compile(self._background, dynamic=False) if is_gpu else self._background
         self._with = torch.compile(self._pasted, dynamic=False) if is_gpu else self._pasted
+        self.as_seen = torch.compile(as_a_camera_would, dynamic=False) if is_gpu else as_a_camera_would
         self._cover_of = torch.compile(self._cover, dynamic=False) if is_gpu else self._cover
         self._sprites = _packed_sprites(bank).to(device)
         self._columns = torch.from_numpy(bank.columns).to(device).flatten()
@@ -59,6 +60,7 @@ class Renderer:
             red, green, blue = self._with(red, green, blue, thing, aspect)
         pictures = functional.avg_pool2d(torch.stack([red, green, blue], 1), FINENESS)
         pictures = _without_colors_where(pictures, grounds[:, GROUND_FIELDS.index("is_gray")])
+        pictures = _coarse_where(pictures, grounds[:, GROUND_FIELDS.index("is_coarse")])
         return pictures, self._owners(fields, aspect)
 
     def characters(self, things: Tensor, grounds: Tensor, owners: Tensor) -> Tensor:
@@ -160,7 +162,7 @@ class Renderer:
         for slot in range(MOST_THINGS):
             thing = [field[:, slot].contiguous() for field in fields]
             cover = self._cover_of(thing, aspect)
-            is_shape = thing[0] <= FIRST_CHARACTER_KIND * 6
+            is_shape = thing[0] <= FIRST_EMOJI_SPRITE
             owners = torch.where(cover > torch.where(is_shape, SHAPE_COVER, OTHER_COVER), slot + 1, owners)
         return owners
 
@@ -206,6 +208,13 @@ def _within(thing: list[Tensor], aspect: Tensor, points: tuple[Tensor, Tensor]) 
 def _without_colors_where(pictures: Tensor, is_gray: Tensor) -> Tensor:
     luminance = (pictures * _LUMINANCE.to(pictures)).sum(1, keepdim=True)
     return torch.where(is_gray[:, None, None, None] > 0, luminance, pictures)
+
+
+def _coarse_where(pictures: Tensor, is_coarse: Tensor) -> Tensor:
+    """As a picture of a few pixels looks when it is enlarged."""
+    small = functional.interpolate(pictures, size=COARSE_SIDE, mode="nearest")
+    large = functional.interpolate(small, size=INPUT_SIDE, mode="bilinear", align_corners=False)
+    return torch.where(is_coarse[:, None, None, None] > 0, large, pictures)
 
 
 _LUMINANCE = torch.tensor([0.299, 0.587, 0.114])[:, None, None]

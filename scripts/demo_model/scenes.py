@@ -18,24 +18,35 @@ from scripts.demo_model.vocabulary import (
     EMOJI_NAMES,
     FIRST_EMOJI_SPRITE,
     LETTERS,
+    PURE,
     SHAPE_VARIANTS,
     SHAPES,
 )
 
 Kind = Literal["shape", "digit", "letter", "word", "number", "emoji"]
-SceneKind = Literal["shapes", "character", "text", "emoji", "mixed", "empty"]
+SceneKind = Literal["shapes", "flat", "character", "text", "emoji", "mixed", "empty"]
 Ground = Literal["plain", "gradient", "stripes", "noise", "photo"]
 Color = tuple[float, float, float]
+
+AREAS: Mapping[str, float] = {
+    "circle": 2.84, "square": 2.56, "triangle": 1.5, "rectangle": 1.75, "star": 1.3, "heart": 2.0, "diamond": 1.24,
+    "hexagon": 2.34, "cross": 1.85, "ring": 2.84,
+}  # fmt: skip
+"""About how large each shape of radius 1 is; a ring is seen as large as its outline."""
 
 MOST_THINGS = 4
 GROUNDS: tuple[Ground, ...] = ("plain", "gradient", "stripes", "noise", "photo")
 GROUND_SHARES = (0.50, 0.12, 0.08, 0.13, 0.17)
-SCENE_KINDS: tuple[SceneKind, ...] = ("shapes", "character", "text", "emoji", "mixed", "empty")
-SCENE_SHARES = (0.50, 0.11, 0.15, 0.15, 0.06, 0.03)
+SCENE_KINDS: tuple[SceneKind, ...] = ("shapes", "flat", "character", "text", "emoji", "mixed", "empty")
+SCENE_SHARES = (0.45, 0.07, 0.08, 0.20, 0.13, 0.05, 0.02)
 ASPECTS = (1.0, 4 / 3, 3 / 4, 16 / 9, 3 / 2)
 ASPECT_SHARES = (0.5, 0.3, 0.05, 0.08, 0.07)
 GRAY_SHARE = 0.04
 """How many pictures are as if from a camera without colours."""
+
+FLAT_SHAPES = ("circle", "rectangle", "triangle")
+COARSE_SHARE, NEARLY_SQUARE_SHARE = 0.7, 0.2
+"""Of flat scenes: how many are as small as an icon, and how many rectangles can't be told from squares."""
 
 ATTEMPTS = 30
 
@@ -62,6 +73,11 @@ class Thing:
     is_mirrored: bool = False
     sprite: int = 0
 
+    @property
+    def extent(self) -> float:
+        """The side of a square of the same area."""
+        return self.radius * math.sqrt(AREAS.get(self.name, 4.0))
+
 
 @dataclass(frozen=True, slots=True)
 class Background:
@@ -80,6 +96,7 @@ class Scene:
     Attributes:
         aspect: width through height of the picture before it is squashed.
         is_gray: as if from a camera without colours; then things are black, white or gray.
+        is_coarse: drawn with few pixels and enlarged.
     """
 
     kind: SceneKind
@@ -87,6 +104,7 @@ class Scene:
     background: Background
     aspect: float = 1.0
     is_gray: bool = False
+    is_coarse: bool = False
 
     def alone_of_their_name(self) -> list[Thing]:
         """The things that can be spoken of by name."""
@@ -117,6 +135,8 @@ class Sprites:
 def draw_scene(chance: random.Random, sprites: Sprites) -> Scene:
     """A random scene in which no two things touch and each differs from its ground."""
     kind = chance.choices(SCENE_KINDS, SCENE_SHARES)[0]
+    if kind == "flat":
+        return _flat_scene(chance)
     aspect = chance.choices(ASPECTS, ASPECT_SHARES)[0]
     is_gray = kind != "emoji" and chance.random() < GRAY_SHARE
     background = _background(chance, kind, is_gray)
@@ -127,6 +147,20 @@ def draw_scene(chance: random.Random, sprites: Sprites) -> Scene:
         if (thing := _placed(chance, sprites, kind, count, aspect, things, background, habits)) is not None:
             things.append(thing)
     return Scene(kind if things else "empty", tuple(things), background, aspect, is_gray)
+
+
+def _flat_scene(chance: random.Random) -> Scene:
+    """One upright shape, often small, in a plain colour on a pale ground."""
+    pale = (chance.uniform(0.88, 1), chance.uniform(0.88, 1), chance.uniform(0.88, 1))
+    name, color = chance.choice(FLAT_SHAPES), chance.choice(list(PURE))
+    red, green, blue = PURE[color]
+    rgb = (red / 255, green / 255, blue / 255) if chance.random() < 0.6 else _rgb(chance, color)
+    drawn_as = "square" if name == "rectangle" and chance.random() < NEARLY_SQUARE_SHARE else name
+    sprite = SHAPES.index(drawn_as) * SHAPE_VARIANTS + chance.randrange(SHAPE_VARIANTS)
+    radius = chance.uniform(0.06, 0.3)
+    x, y = _inside(chance, 0.9 * radius), _inside(chance, 0.9 * radius)
+    thing = Thing("shape", name, color, rgb, x, y, radius, 0.0, False, sprite)
+    return Scene("flat", (thing,), Background("plain", None, pale, pale), is_coarse=chance.random() < COARSE_SHARE)
 
 
 def units(aspect: float) -> tuple[float, float]:
@@ -220,7 +254,7 @@ def _place(chance: random.Random, what: Kind, count: int, aspect: float) -> tupl
     if what in ("word", "number"):
         radius = chance.uniform(0.28, 0.48)
         return _inside(chance, 0.98 * radius / across), _inside(chance, 0.2), radius
-    least, most = {1: (0.13, 0.44), 2: (0.10, 0.26), 3: (0.09, 0.22)}.get(count, (0.09, 0.18))
+    least, most = {1: (0.09, 0.44), 2: (0.10, 0.26), 3: (0.09, 0.22)}.get(count, (0.09, 0.18))
     if what in ("digit", "letter"):
         least, most = max(0.15, least), most + 0.02
     if what == "emoji":
@@ -292,7 +326,7 @@ def _rgb(chance: random.Random, name: str) -> Color:
         share = chance.uniform(low[0], high[0]) / 255
         return share, share, share
     red, green, blue = (chance.uniform(least, most) / 255 for least, most in zip(low, high, strict=True))
-    return red, green, blue
+    return (red, green, green) if name == "teal" else (red, green, blue)
 
 
 def _near(chance: random.Random, rgb: Sequence[float], reach: float) -> Color:

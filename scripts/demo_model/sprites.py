@@ -67,11 +67,13 @@ class Bank:
     texts: tuple[str, ...]
     columns: Pixels
 
-    def sprites_by_text(self) -> dict[str, list[int]]:
-        """The numbers of the sprites that say a text, one for each font."""
+    @staticmethod
+    def sprites_by_text(path: Path) -> dict[str, list[int]]:
+        """The numbers of the sprites that say a text, one for each font; the pictures are not read."""
         found: dict[str, list[int]] = {}
-        for number, text in enumerate(self.texts):
-            found.setdefault(text, []).append(FIRST_TEXT_SPRITE + number)
+        with np.load(path) as kept:
+            for number, text in enumerate(kept["texts"]):
+                found.setdefault(str(text), []).append(FIRST_TEXT_SPRITE + number)
         return found
 
     def save(self, path: Path) -> None:
@@ -85,7 +87,7 @@ class Bank:
 
 
 def draw_bank(
-    fonts: Sequence[Path], emoji_font: Path, seed: int = 0, words_a_font: int = 45, numbers_a_font: int = 20
+    fonts: Sequence[Path], emoji_font: Path, seed: int = 0, words_a_font: int = len(WORDS), numbers_a_font: int = 40
 ) -> Bank:
     """Every shape and emoji, every character in every font, and a sample of words and numbers in each."""
     chosen = random.Random(seed)
@@ -119,7 +121,7 @@ def outline(name: str, chance: random.Random, *, upright: bool = False) -> Point
         case "square":
             return [(-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)]
         case "rectangle":
-            half = chance.uniform(0.33, 0.55)
+            half = chance.uniform(0.3, 0.72)
             lying = [(-0.95, -half), (0.95, -half), (0.95, half), (-0.95, half)]
             return [(y, x) for x, y in lying] if upright else lying
         case "triangle":
@@ -224,11 +226,11 @@ def _fitting(text: str, font_path: Path) -> ImageFont.FreeTypeFont:
 
 def _cased(word: str, chosen: random.Random) -> str:
     chance = chosen.random()
-    return word if chance < 0.7 else word.title() if chance < 0.88 else word.lower()
+    return word if chance < 0.5 else word.title() if chance < 0.76 else word.lower()
 
 
 def _number(chosen: random.Random) -> str:
-    return str(chosen.randint(10, 99) if chosen.random() < 0.6 else chosen.randint(100, 999))
+    return str(chosen.randint(10, 99) if chosen.random() < 0.4 else chosen.randint(100, 999))
 
 
 def main() -> None:

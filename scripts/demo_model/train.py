@@ -15,6 +15,7 @@ import random
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,25 +25,32 @@ from scripts.demo_model.labels import CLASSES, LABEL_FIELDS, PHOTO_KIND
 from scripts.demo_model.packing import IMAGE_ID, USUAL_SYSTEM, Batch, Packer, pictures_in
 from scripts.demo_model.photographs import Photographs
 from scripts.demo_model.questions import KINDS, RELATIONS
-from scripts.demo_model.renderer import Renderer, as_a_camera_would, load_parts, patch_labels
+from scripts.demo_model.renderer import Renderer, load_parts, patch_labels
 from scripts.demo_model.scenes import Sprites
 from scripts.demo_model.small_talk import ANSWER_TOKENS, Answered, held_out, questions, read_answers
 from scripts.demo_model.sprites import Bank
-from scripts.demo_model.twin import Eyes, Recognition, Words
+from scripts.demo_model.twin import Eyes, Recognition, Sight, Words
 from torch import Tensor
 from torch.nn import functional
 
 WARM_UP_STEPS, LEAST_RATE_SHARE = 100, 0.02
 WEIGHT_DECAY, BETAS, LONGEST_GRADIENT = 0.03, (0.9, 0.98), 1.0
 AVERAGING, AVERAGED_EVERY = 0.997, 4
-RECOGNITION_SHARE = 0.15
-"""How much recognising patches counts beside answering."""
+SCORED_EVERY = 8
+MOST_APART = 0.08
+"""How far two ways to compute in 16 bits may differ after thirty layers, as a share."""
+RECOGNITION_SHARE, LEAST_RECOGNITION = 0.2, 0.1
+"""How much recognising patches counts beside answering when that stage begins, and what is left of it at its end."""
 GROUND_WEIGHT = 0.15
-ANCHOR_SHARE = 0.5
-"""How much the first stage holds on to what the words already understand, when it goes on from earlier eyes."""
+ANCHOR_SHARE, ANCHORED_SHARE = 0.3, 0.25
+"""How much the first stage holds on to what the words already understand, when it goes on from earlier eyes; and of
+how many pictures."""
+HEAVIER = {"word": 3.0, "first": 1.5, "second": 1.5, "third": 1.5}
+"""Labels that count more: few pictures have them, and they are learnt slowly."""
+EXTREME_WEIGHT, BESIDE_WEIGHT = 2.0, 1.0
 LOSS_OF_A_BEGINNER = 1.2
 REPORT_SECONDS, SAVE_SECONDS = 10.0, 60.0
-LOGITS_AT_ONCE = 4096
+LOGITS_AT_ONCE = 2048
 QUEUE = 32
 
 
@@ -80,28 +88,33 @@ class AnswerLoss(torch.autograd.Function):
     """Cross entropy over the whole vocabulary without keeping the logits; also says which tokens were right."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, targets: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        count = len(targets)
-        gradient = torch.empty_like(hidden)
-        loss = torch.zeros((), device=hidden.device)
-        right = torch.empty(count, dtype=torch.bool, device=hidden.device)
-        for begin in range(0, count, LOGITS_AT_ONCE):
-            part = slice(begin, begin + LOGITS_AT_ONCE)
-            logits, wanted = (hidden[part] @ embeddings.t()).float(), targets[part]
-            right[part] = logits.argmax(-1) == wanted
-            total = logits.logsumexp(-1, keepdim=True)
-            loss += (total[:, 0] - logits.gather(1, wanted[:, None])[:, 0]).sum()
-            logits.sub_(total).exp_()
-            logits[torch.arange(len(wanted), device=hidden.device), wanted] -= 1
-            gradient[part] = logits.to(embeddings.dtype) @ embeddings
-        ctx.save_for_backward(gradient / count)
+    def forward(  # type: ignore[override]
+        ctx: Any, hidden: Tensor, targets: Tensor, shares: Tensor, embeddings: Tensor, judged: Any
+    ) -> tuple[Tensor, Tensor]:
+        parts = [
+            judged(hidden[begin:ends], targets[begin:ends], shares[begin:ends], embeddings)
+            for begin, ends in pairwise(range(0, len(targets) + 1, LOGITS_AT_ONCE))
+        ]
+        losses, rights, gradients = zip(*parts, strict=True)
+        right = torch.cat(rights)
+        ctx.save_for_backward(torch.cat(gradients))
         ctx.mark_non_differentiable(right)
-        return loss / count, right
+        return torch.stack(losses).sum(), right
 
     @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor, _: Any) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_loss: Tensor, _: Any) -> tuple[Tensor, None, None, None, None]:  # type: ignore[override]
         (gradient,) = ctx.saved_tensors
-        return gradient * grad_loss, None, None
+        return gradient * grad_loss, None, None, None, None
+
+
+def judged(hidden: Tensor, wanted: Tensor, shares: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss of some tokens, each weighed with its share; which were right; and the gradient."""
+    logits = (hidden @ embeddings.t()).float()
+    total = logits.logsumexp(-1, keepdim=True)
+    loss = ((total - logits.gather(1, wanted[:, None])) * shares[:, None]).sum()
+    is_wanted = torch.arange(logits.shape[-1], device=logits.device) == wanted[:, None]
+    slopes = ((logits - total).exp() - is_wanted.float()) * shares[:, None]
+    return loss, logits.argmax(-1) == wanted, slopes.to(embeddings.dtype) @ embeddings
 
 
 def recognition_loss(found: dict[str, Tensor], wanted: Tensor, characters: Tensor, beside: Tensor) -> Tensor:
@@ -122,21 +135,24 @@ def recognition_loss(found: dict[str, Tensor], wanted: Tensor, characters: Tenso
     for name, target in targets.items():
         each = functional.cross_entropy(found[name].flatten(0, 1).float(), target.flatten(), reduction="none")
         everywhere = name in ("kind", "color", "character")
-        loss = loss + (each * (weights / weights.sum() if everywhere else about_things)).sum()
+        mean = (each * (weights / weights.sum() if everywhere else about_things)).sum()
+        loss = loss + HEAVIER.get(name, 1.0) * mean
     extremes = wanted[..., LABEL_FIELDS.index("is_largest") :].float()
     extreme = functional.binary_cross_entropy_with_logits(found["extreme"].float(), extremes, reduction="none")
     sides = functional.binary_cross_entropy_with_logits(found["beside"].float(), beside.float(), reduction="none")
-    return loss + ((extreme.sum(-1) + 0.5 * sides.sum(-1)).flatten() * about_things).sum()
+    each = (EXTREME_WEIGHT * extreme.sum(-1) + BESIDE_WEIGHT * sides.sum(-1)).flatten()
+    return loss + (each * about_things).sum()
 
 
 def what_is_beside(kinds: Tensor, relations: Tensor, owners: Tensor) -> Tensor:
     """For each patch and side, which kinds of things lie there; see `recognition_loss`."""
     count, things = kinds.shape
-    wanted = torch.zeros(count, things + 1, len(RELATIONS), CLASSES["kind"], dtype=torch.bool, device=kinds.device)
-    picture, thing, other = relations.nonzero(as_tuple=True)
-    wanted[picture, thing + 1, relations[picture, thing, other] - 1, kinds[picture, other]] = True
+    nowhere = len(RELATIONS) * CLASSES["kind"]
+    places = torch.where(relations > 0, (relations - 1) * CLASSES["kind"] + kinds[:, None, :], nowhere)
+    wanted = torch.zeros(count, things + 1, nowhere + 1, dtype=torch.bool, device=kinds.device)
+    wanted[:, 1:].scatter_(2, places, True)
     rows = torch.arange(count, device=kinds.device)[:, None]
-    return wanted[rows, owners.flatten(1)].flatten(2)
+    return wanted[rows, owners.flatten(1), :nowhere]
 
 
 class Training:
@@ -151,24 +167,58 @@ class Training:
         bank, photographs = load_parts(given.folder)
         self.renderer = Renderer(bank, photographs, self.device, given.seed)
         self.eyes, self.recognition = Eyes().to(self.device), Recognition().to(self.device)
-        self.progress = Progress(given.stage)
         self.anchor: Eyes | None = None
-        self._load_start()
-        self.average = {name: value.detach().clone() for name, value in self.eyes.state_dict().items()}
-        self.optimizer = self._new_optimizer()
-        self._load_checkpoint()
+        self.progress = Progress(given.stage)
         self.words = self._load_words() if given.stage == "speak" else None
-        self.tower = torch.compile(self.eyes.vision_model, dynamic=False) if self.is_gpu else self.eyes.vision_model
+        self.tower, self.recognised, self.judged = (
+            torch.compile(each, dynamic=False) if self.is_gpu else each
+            for each in (self.eyes.vision_model, recognition_loss, judged)
+        )
+        self.sight: Sight | None = None
         self.heap = Heap()
         self.history: list[dict[str, Any]] = []
+        self.optimizer = self._new_optimizer()
+        self.average: dict[str, Tensor] = {}
+
+    def warm_up(self, batch: Batch) -> None:
+        """Compile everything, choose the faster way to attend, and forget what was learnt meanwhile."""
+        if not self.is_gpu:
+            return
+        parts = (self.eyes, self.recognition)
+        kept = [{name: value.clone() for name, value in part.state_dict().items()} for part in parts]
+        self.average = {name: value.clone() for name, value in kept[0].items()}
+        if self.words is not None and self.given.attention != "mask":
+            self._choose_sight(batch)
+        for _ in range(2):
+            self._step(batch)
+        torch.cuda.synchronize()
+        for part, state in zip(parts, kept, strict=True):
+            part.load_state_dict(state)
+        self.heap = Heap()
+        self.say("compiled")
+
+    def begin(self) -> None:
+        """Wait for the stage before, if there is one, and take over what it learnt."""
+        while self.given.after is not None and not self.given.after.exists():
+            time.sleep(0.2)
+        self.begun = time.monotonic()
+        if self.given.ends_at:
+            self.given.minutes = self.given.planned_minutes = (self.given.ends_at - time.time()) / 60
+        self._load_start()
+        self.optimizer = self._new_optimizer()
+        self.average = {name: value.detach().clone() for name, value in self.eyes.state_dict().items()}
+        self._load_checkpoint()
+        if self.words is not None and self.given.start is None and self.progress.step == 0:
+            spread = float(self.words.embeddings.float().std()) / 32
+            torch.nn.init.normal_(self.eyes.connector.modality_projection.proj.weight, std=spread)
 
     def run(self, batches: Iterator[Batch]) -> None:
         """Learn until the time is up."""
-        self.say("ready")
-        reported = saved = time.monotonic()
-        steps_then = self.progress.step
-        waited = 0.0
-        before, begun = self.progress.seconds, None
+        self.warm_up(next(batches))
+        self.begin()
+        begun = reported = saved = time.monotonic()
+        self.say(f"ready for {self.given.minutes:.2f} minutes")
+        steps_then, before, waited = self.progress.step, self.progress.seconds, 0.0
         while time.monotonic() - self.begun < self.given.minutes * 60:
             asked = time.monotonic()
             batch = next(batches)
@@ -176,23 +226,61 @@ class Training:
             self._step(batch)
             self.progress.step += 1
             now = time.monotonic()
-            if begun is None:  # the first step compiles
-                begun = reported = now
             self.progress.seconds = before + now - begun
             if now - reported > REPORT_SECONDS:
                 self._report((self.progress.step - steps_then) / (now - reported), waited / (now - reported))
                 reported, steps_then, waited = now, self.progress.step, 0.0
+                if self._diverges():
+                    raise SystemExit("The loss rises: something is wrong.")
             if now - saved > SAVE_SECONDS:
                 self.save()
                 saved = now
-            if self._diverges():
-                raise SystemExit("The loss rises: something is wrong.")
         self._report(0.0, 0.0)
         self.save()
 
+    def _choose_sight(self, batch: Batch) -> None:
+        """Attend in blocks if that gives what the mask gives, and sooner."""
+        assert self.words is not None
+        words = self.words
+        segments, positions, ids = (
+            torch.from_numpy(array).to(self.device) for array in (batch.segments, batch.positions, batch.tokens)
+        )
+        begins = functional.embedding(ids.long(), words.embeddings)
+        slopes = torch.randn_like(begins)
+        sight = Sight(*segments.shape, self.device)
+        ways = {"mask": lambda: Sight.mask(segments, words.dtype), "blocks": lambda: sight.blocks(segments)}
+        results, seconds = {}, {}
+        try:
+            for name, way in ways.items():
+                for attempt in range(8):
+                    if attempt == 2:
+                        torch.cuda.synchronize()
+                        seconds[name] = time.monotonic()
+                    x = begins.clone().requires_grad_()
+                    hidden = words.hidden(x, way(), positions)
+                    hidden.backward(slopes)
+                torch.cuda.synchronize()
+                seconds[name] = (time.monotonic() - seconds[name]) / 6
+                assert x.grad is not None
+                results[name] = (hidden.detach().float(), x.grad.float())
+        except Exception as error:
+            self.say(f"blocks failed: {str(error)[:2000]}")
+            return
+        is_used = (segments >= 0)[..., None]
+        apart = [
+            float(((one - other) * is_used).norm() / (one * is_used).norm())
+            for one, other in zip(results["mask"], results["blocks"], strict=True)
+        ]
+        told = " ".join(f"{name} {value:.4f} s" for name, value in seconds.items())
+        self.say(f"attending: {told}; apart {apart[0]:.4f}, slopes {apart[1]:.4f}")
+        is_good = max(apart) < MOST_APART and seconds["blocks"] < seconds["mask"]
+        self.sight = sight if is_good or self.given.attention == "blocks" else None
+
     def _diverges(self) -> bool:
         losses = [row["loss"] for row in self.history if "loss" in row]
-        return len(losses) > 1 and losses[-1] > max(LOSS_OF_A_BEGINNER, 1.3 * losses[0])
+        recognitions = [row["recognition"] for row in self.history if "recognition" in row]
+        is_finite = all(math.isfinite(value) for value in (*losses[-1:], *recognitions[-1:]))
+        return not is_finite or (len(losses) > 1 and losses[-1] > max(LOSS_OF_A_BEGINNER, 1.3 * losses[0]))
 
     def say(self, text: str) -> None:
         print(f"[{time.monotonic() - self.begun:6.1f}] {text}", flush=True)
@@ -227,14 +315,15 @@ class Training:
             features = self.tower(pictures)
             found = self.recognition(features)
             tokens = self.eyes.connector(features)
-        recognised = recognition_loss(found, *targets)
+        recognised = self.recognised(found, *targets)
         values = {"recognition": recognised, "patches": _share_right(found["kind"], targets[0])}
         if self.words is not None:
             answered, right = self._answers(batch, tokens)
             values |= {"loss": answered, "tokens": right.float().mean()}
-            loss = answered + RECOGNITION_SHARE * recognised
+            loss = answered + RECOGNITION_SHARE * max(LEAST_RECOGNITION, self._falling()) * recognised
         else:
-            loss = recognised + self._drift(pictures, tokens, values)
+            anchored = int(len(pictures) * ANCHORED_SHARE)
+            loss = recognised + self._drift(pictures[:anchored], tokens[:anchored], values)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_([*self.eyes.parameters(), *self.recognition.parameters()], LONGEST_GRADIENT)
@@ -251,7 +340,7 @@ class Training:
             for array in (scenes.things, scenes.grounds, scenes.labels, scenes.relations)
         )
         pictures, owners = self.renderer.draw(things, grounds)
-        pictures = as_a_camera_would(pictures)
+        pictures = self.renderer.as_seen(pictures)
         characters = self.renderer.characters(things, grounds, owners).flatten(1)
         wanted = patch_labels(labels, owners)
         beside = what_is_beside(labels[..., LABEL_FIELDS.index("kind")], relations, owners)
@@ -265,27 +354,26 @@ class Training:
 
     def _answers(self, batch: Batch, pictures: Tensor) -> tuple[Tensor, Tensor]:
         assert self.words is not None
-        ids, positions, segments = (
+        words = self.words
+        asked_from, count = _answer_places(batch.answers)
+        ids, positions, segments, stand_ins, places, shares = (
             torch.from_numpy(array).to(self.device, non_blocking=True)
-            for array in (batch.tokens, batch.positions, batch.segments)
-        )
-        x = functional.embedding(ids.long(), self.words.embeddings)
-        stands_in = (ids == IMAGE_ID)[..., None]
-        x = x.masked_scatter(stands_in, pictures.to(x.dtype))
-        hidden = self.words.hidden(x, self._mask(segments), positions)
-        is_answer = torch.from_numpy(batch.answers > 0).to(self.device)[:, :-1]
-        loss, right = AnswerLoss.apply(hidden[:, :-1][is_answer], ids[:, 1:][is_answer].long(), self.words.embeddings)
-        if self.progress.step % 5 == 0:
+            for array in (
+                batch.tokens, batch.positions, batch.segments, np.flatnonzero(batch.tokens == IMAGE_ID), asked_from,
+                (np.arange(len(asked_from)) < count).astype(np.float32) / count,
+            )
+        )  # fmt: skip
+        x = functional.embedding(ids.long(), words.embeddings)
+        width = x.shape[-1]
+        x = x.view(-1, width).index_copy(0, stand_ins, pictures.reshape(-1, width).to(x.dtype)).view(x.shape)
+        sight = Sight.mask(segments, words.dtype) if self.sight is None else self.sight.blocks(segments)
+        hidden = words.hidden(x, sight, positions).reshape(-1, width)[places]
+        wanted = ids.flatten()[places + 1].long()
+        loss, right = AnswerLoss.apply(hidden, wanted, shares, words.embeddings, self.judged)
+        right = right[:count]
+        if self.progress.step % SCORED_EVERY == 0:
             self._score(batch.answers, right)
         return loss, right
-
-    def _mask(self, segments: Tensor) -> Tensor:
-        """A token sees the pictures' segment and its own, backwards."""
-        same = (segments[:, None, :] == 0) | (segments[:, :, None] == segments[:, None, :])
-        causal = torch.ones(same.shape[-2:], dtype=torch.bool, device=same.device).tril()
-        assert self.words is not None
-        mask = torch.zeros(same.shape, dtype=self.words.dtype, device=same.device)
-        return mask.masked_fill_(~(same & causal), -1e9)[:, None]
 
     def _score(self, answers: np.typing.NDArray[np.uint8], right: Tensor) -> None:
         """Count whole answers, each a run of tokens of one kind."""
@@ -311,11 +399,14 @@ class Training:
         return ANCHOR_SHARE * moved
 
     def _set_rate(self) -> None:
-        done = min(1.0, self.progress.seconds / (self.given.planned_minutes * 60))
-        falling = LEAST_RATE_SHARE + (1 - LEAST_RATE_SHARE) * 0.5 * (1 + math.cos(math.pi * done))
-        rate = self.given.rate * min(1.0, (self.progress.step + 1) / WARM_UP_STEPS) * falling
+        rate = self.given.rate * min(1.0, (self.progress.step + 1) / WARM_UP_STEPS) * self._falling()
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+
+    def _falling(self) -> float:
+        """From 1 to nearly 0 over the planned time."""
+        done = min(1.0, self.progress.seconds / (self.given.planned_minutes * 60))
+        return LEAST_RATE_SHARE + (1 - LEAST_RATE_SHARE) * 0.5 * (1 + math.cos(math.pi * done))
 
     def _average(self) -> None:
         step = self.progress.step
@@ -381,11 +472,7 @@ class Training:
 
     def _load_words(self) -> Words:
         dtype = torch.bfloat16 if self.is_gpu else torch.float32
-        words = Words.load(self.given.folder / "language.npz", self.device, dtype, compiled=self.is_gpu)
-        if self.given.start is None and self.progress.step == 0:
-            spread = float(words.embeddings.float().std()) / 32
-            torch.nn.init.normal_(self.eyes.connector.modality_projection.proj.weight, std=spread)
-        return words
+        return Words.load(self.given.folder / "language.npz", self.device, dtype, compiled=self.is_gpu)
 
 
 def answer_small_talk(folder: Path) -> None:
@@ -411,6 +498,12 @@ def answer_small_talk(folder: Path) -> None:
     path.write_text(json.dumps([asdict(each) for each in answered], ensure_ascii=False, indent=0), "utf-8")
 
 
+def _answer_places(answers: np.typing.NDArray[np.uint8]) -> tuple[np.typing.NDArray[np.int64], int]:
+    """Where in all rows' tokens the next one is to be learnt, filled up with zeros; and how many are real."""
+    places = np.flatnonzero(answers)
+    return np.pad(places, (0, -len(places) % LOGITS_AT_ONCE)), len(places)
+
+
 def _share_right(logits: Tensor, wanted: Tensor) -> Tensor:
     kinds = wanted[..., LABEL_FIELDS.index("kind")]
     is_thing = kinds > 0
@@ -421,13 +514,14 @@ def _work(queue: Any, given: argparse.Namespace, number: int) -> None:
     """Make batches until the process is ended."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(1)
-    bank = Bank.load(given.folder / "bank.npz")
+    sprites = Sprites.of(Bank.sprites_by_text(given.folder / "bank.npz"))
     photographs = Photographs.load(given.folder / "photos.npz")
-    talk = [each for each in read_answers(given.folder / "small_talk.json") if not held_out(each.question)]
-    packer = Packer(given.folder / "tokenizer.json", Sprites.of(bank.sprites_by_text()), photographs, talk)
+    speaks = given.stage == "speak"
+    answered = read_answers(given.folder / "small_talk.json") if speaks else []
+    talk = [each for each in answered if not held_out(each.question)]
+    packer = Packer(given.folder / "tokenizer.json", sprites, photographs, talk)
     chance = random.Random(f"{given.seed} {given.stage} {given.seed_shift} {number}")
     while True:
-        speaks = given.stage == "speak"
         queue.put(packer.batch(chance, given.rows) if speaks else packer.pictures(chance, pictures_in(given.rows)))
 
 
@@ -444,6 +538,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=1e-3, help="the highest learning rate")
     parser.add_argument("--rows", type=int, default=512, help="of tokens, a step")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2))
+    parser.add_argument("--attention", choices=["auto", "mask", "blocks"], default="auto")
+    parser.add_argument("--after", type=Path, help="compile, then wait for this file before learning begins")
+    parser.add_argument("--ends-at", type=float, help="instead of minutes: when, in seconds since 1970")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seed-shift", type=int, default=0, help="another for each run, so that no scene comes twice")
     return parser.parse_args()
@@ -453,7 +550,8 @@ def main() -> None:
     """Train one stage."""
     given = _arguments()
     given.out.mkdir(parents=True, exist_ok=True)
-    answer_small_talk(given.folder)
+    if given.stage == "speak":
+        answer_small_talk(given.folder)
     context = multiprocessing.get_context("spawn")
     queue = context.Queue(QUEUE if torch.cuda.is_available() else 2)
     workers = [

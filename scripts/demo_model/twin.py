@@ -1,7 +1,8 @@
 """The demo model in PyTorch: mlx-vlm's idefics3 with the eyes trained and the words frozen.
 
 `Eyes` has the names and shapes of the shipped part. `Words` is SmolLM2, whose weights
-get no gradients.
+get no gradients. What a token sees is either a mask to be added or, several times as fast
+on a GPU, blocks (`Sight`).
 """
 
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from scripts.demo_model.language import dense
 from scripts.demo_model.questions import RELATIONS
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 SIDE, PATCH, WIDTH, DEPTH, HEADS, INNER, SHUFFLE = 144, 12, 256, 8, 4, 1024, 2
 GRID = SIDE // PATCH
@@ -22,7 +24,12 @@ EPSILON = 1e-6
 
 WORD_WIDTH, WORD_DEPTH, WORD_HEADS, KEY_VALUE_HEADS, HEAD_WIDTH = 576, 30, 9, 3, 64
 WORD_EPSILON, ROTARY_BASE = 1e-5, 100000.0
-LAYER_PARTS = ("attn_norm", "ffn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+LAYER_PARTS = (
+    ("attn_norm",), ("ffn_norm",), ("attn_q", "attn_k", "attn_v"), ("attn_output",), ("ffn_gate", "ffn_up"),
+    ("ffn_down",),
+)  # fmt: skip
+"""Matrices that read the same are one."""
+BLOCK = 128
 
 PATCH_WEIGHT = "vision_model.embeddings.patch_embedding.weight"
 
@@ -69,7 +76,10 @@ class Embeddings(nn.Module):
         self.position_embedding = nn.Embedding(GRID * GRID, WIDTH)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        return self.patch_embedding(pictures).flatten(2).transpose(1, 2) + self.position_embedding.weight  # type: ignore[no-any-return]
+        count, channels = pictures.shape[:2]
+        patches = pictures.reshape(count, channels, GRID, PATCH, GRID, PATCH).permute(0, 2, 4, 1, 3, 5)
+        weight, bias = self.patch_embedding.weight.flatten(1), self.patch_embedding.bias
+        return functional.linear(patches.reshape(count, GRID * GRID, -1), weight, bias) + self.position_embedding.weight
 
 
 class Encoder(nn.Module):
@@ -163,14 +173,16 @@ class Words:
     """SmolLM2's layers. `attend` is what PyTorch compiled them with."""
 
     def __init__(self, weights: Mapping[str, Any], device: torch.device, dtype: torch.dtype, *, compiled: bool) -> None:
-        def matrix(name: str) -> Tensor:
-            kind = torch.float32 if name.endswith("norm") else dtype
-            return torch.from_numpy(weights[name]).to(device, kind)
+        def matrix(*names: str) -> Tensor:
+            kind = torch.float32 if names[0].endswith("norm") else dtype
+            return torch.cat([torch.from_numpy(weights[name]) for name in names]).to(device, kind)
 
         self.dtype = dtype
         self.embeddings, self.norm = matrix("token_embd"), matrix("output_norm")
         depth = max(int(name.split(".")[1]) for name in weights if name.startswith("blk.")) + 1
-        self.layers = [[matrix(f"blk.{number}.{part}") for part in LAYER_PARTS] for number in range(depth)]
+        self.layers = [
+            [matrix(*(f"blk.{number}.{part}" for part in parts)) for parts in LAYER_PARTS] for number in range(depth)
+        ]
         steps = torch.arange(0, HEAD_WIDTH, 2, device=device).float() / HEAD_WIDTH
         self._frequencies = ROTARY_BASE**-steps
         self._layer = torch.compile(word_layer, fullgraph=True, dynamic=False) if compiled else word_layer
@@ -179,7 +191,7 @@ class Words:
     def load(path: Path, device: torch.device, dtype: torch.dtype, *, compiled: bool) -> "Words":
         return Words(dense(path), device, dtype, compiled=compiled)
 
-    def hidden(self, x: Tensor, mask: Tensor, positions: Tensor, *, eagerly: bool = False) -> Tensor:
+    def hidden(self, x: Tensor, mask: "Tensor | BlockMask", positions: Tensor, *, eagerly: bool = False) -> Tensor:
         """What the head reads: (rows, tokens, WORD_WIDTH)."""
         angles = positions[:, None, :, None].float() * self._frequencies
         cosine, sine = angles.cos().to(self.dtype), angles.sin().to(self.dtype)
@@ -219,24 +231,50 @@ def rotated(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 
 
 def word_layer(
-    x: Tensor, mask: Tensor, cosine: Tensor, sine: Tensor, attention_norm: Tensor, inner_norm: Tensor, query: Tensor,
-    key: Tensor, value: Tensor, output: Tensor, gate: Tensor, up: Tensor, down: Tensor,
+    x: Tensor, mask: Tensor | BlockMask, cosine: Tensor, sine: Tensor, attention_norm: Tensor, inner_norm: Tensor,
+    query_key_value: Tensor, output: Tensor, gate_up: Tensor, down: Tensor,
 ) -> Tensor:  # fmt: skip
     """One of SmolLM2's layers."""
     rows, length, _ = x.shape
-
-    def heads(weights: Tensor, count: int) -> Tensor:
-        return (h @ weights.t()).view(rows, length, count, HEAD_WIDTH).transpose(1, 2)
-
-    def repeated(shared: Tensor) -> Tensor:
-        groups = WORD_HEADS // KEY_VALUE_HEADS
-        return shared[:, :, None].expand(-1, -1, groups, -1, -1).reshape(rows, WORD_HEADS, length, HEAD_WIDTH)
-
-    h = normed(x, attention_norm)
-    queries = rotated(heads(query, WORD_HEADS), cosine, sine)
-    keys = repeated(rotated(heads(key, KEY_VALUE_HEADS), cosine, sine))
-    values = repeated(heads(value, KEY_VALUE_HEADS))
-    mixed = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+    asked_by = normed(x, attention_norm) @ query_key_value.t()
+    heads = asked_by.view(rows, length, WORD_HEADS + 2 * KEY_VALUE_HEADS, HEAD_WIDTH).transpose(1, 2)
+    turned, values = rotated(heads[:, :-KEY_VALUE_HEADS], cosine, sine), heads[:, -KEY_VALUE_HEADS:]
+    queries, keys = turned[:, :WORD_HEADS], turned[:, WORD_HEADS:]
+    mixed = attended(queries, keys, values, mask)
     x = x + mixed.transpose(1, 2).reshape(rows, length, WORD_WIDTH) @ output.t()
-    h = normed(x, inner_norm)
-    return x + (functional.silu(h @ gate.t()) * (h @ up.t())) @ down.t()
+    gate, up = (normed(x, inner_norm) @ gate_up.t()).chunk(2, -1)
+    return x + (functional.silu(gate) * up) @ down.t()
+
+
+def attended(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | BlockMask) -> Tensor:
+    """Each key and value serves several queries."""
+    if isinstance(mask, BlockMask):
+        return flex_attention(queries, keys, values, block_mask=mask, enable_gqa=True)  # type: ignore[return-value]
+    keys, values = (each.repeat_interleave(WORD_HEADS // KEY_VALUE_HEADS, 1) for each in (keys, values))
+    return functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+
+
+class Sight:
+    """What the tokens of a row see: the segment that all see and their own, backwards."""
+
+    def __init__(self, rows: int, length: int, device: torch.device) -> None:
+        self._segments = segments = torch.zeros(rows, length, dtype=torch.int32, device=device)
+
+        def sees(row: Tensor, head: Tensor, asks: Tensor, told: Tensor) -> Tensor:
+            other = segments[row, told]
+            return (asks >= told) & ((other == 0) | (other == segments[row, asks]))
+
+        self._sees = sees
+
+    def blocks(self, segments: Tensor) -> BlockMask:
+        """For the GPU; the next call makes the last one's useless."""
+        self._segments.copy_(segments)
+        rows, length = segments.shape
+        return create_block_mask(self._sees, rows, None, length, length, segments.device, BLOCK)  # type: ignore[arg-type]
+
+    @staticmethod
+    def mask(segments: Tensor, dtype: torch.dtype) -> Tensor:
+        """The same, to be added: (rows, 1, length, length)."""
+        same = (segments[:, None, :] == 0) | (segments[:, :, None] == segments[:, None, :])
+        causal = torch.ones(same.shape[-2:], dtype=torch.bool, device=same.device).tril()
+        return torch.zeros(same.shape, dtype=dtype, device=same.device).masked_fill_(~(same & causal), -1e9)[:, None]

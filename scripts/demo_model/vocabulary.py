@@ -7,12 +7,12 @@ SHAPES = ("circle", "square", "triangle", "rectangle", "star", "heart", "diamond
 Rgb = tuple[int, int, int]
 
 COLORS: dict[str, tuple[Rgb, Rgb]] = {
-    "red": ((190, 0, 0), (255, 50, 62)),
+    "red": ((208, 0, 0), (255, 50, 62)),
     "green": ((0, 110, 0), (80, 255, 85)),
-    "blue": ((0, 20, 160), (70, 110, 255)),
-    "yellow": ((225, 192, 0), (255, 255, 80)),
-    "orange": ((235, 112, 0), (255, 160, 40)),
-    "purple": ((95, 0, 120), (150, 62, 190)),
+    "blue": ((0, 0, 160), (52, 110, 255)),
+    "yellow": ((228, 200, 0), (255, 255, 80)),
+    "orange": ((235, 112, 0), (255, 155, 40)),
+    "purple": ((105, 0, 120), (150, 62, 190)),
     "pink": ((240, 110, 160), (255, 190, 215)),
     "brown": ((90, 42, 10), (165, 80, 42)),
     "black": ((0, 0, 0), (28, 28, 28)),
@@ -20,9 +20,15 @@ COLORS: dict[str, tuple[Rgb, Rgb]] = {
     "gray": ((100, 100, 100), (160, 160, 160)),
     "teal": ((0, 120, 120), (40, 195, 195)),
 }
-"""Each colour is a box between two corners; of gray and of white all channels are one value."""
+"""Each colour is a box between two corners, so far from the others that a camera's brightness can't turn one into
+another; of gray and of white all channels are one value, and teal has as much green as blue."""
 
 ACHROMATIC = ("black", "white", "gray")
+PURE: dict[str, Rgb] = {
+    "red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "yellow": (255, 255, 0), "brown": (165, 42, 42),
+    "black": (0, 0, 0), "gray": (128, 128, 128), "teal": (0, 128, 128),
+}  # fmt: skip
+"""As web pages and drawing programs have them."""
 
 DIGITS = "0123456789"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -76,7 +82,7 @@ EMOJI = tuple(_parsed(category, each) for category, text in _EMOJI_BY_CATEGORY.i
 EMOJI_NAMES = tuple(each.name for each in EMOJI)
 EMOJI_CATEGORY = {each.name: each.category for each in EMOJI}
 
-SHAPE_VARIANTS = 6
+SHAPE_VARIANTS = 12
 FIRST_EMOJI_SPRITE = len(SHAPES) * SHAPE_VARIANTS
 FIRST_TEXT_SPRITE = FIRST_EMOJI_SPRITE + len(EMOJI)
 

@@ -18,6 +18,9 @@ from scripts.demo_model.questions import (
     KINDS,
     Question,
     describe,
+    is_larger,
+    is_largest,
+    is_smallest,
     questions_about,
     questions_about_photo,
     questions_about_several,
@@ -28,7 +31,7 @@ from scripts.demo_model.questions import (
 from scripts.demo_model.scenes import Background, Scene, Thing, draw_scene, units
 from scripts.demo_model.small_talk import Answered, held_out, questions
 from scripts.demo_model.sprites import SIDE, shape_mask
-from scripts.demo_model.vocabulary import EMOJI_NAMES, SHAPES
+from scripts.demo_model.vocabulary import EMOJI_NAMES, SHAPES, WORDS
 
 WHITE = Background("plain", "white", (1, 1, 1), (1, 1, 1))
 CIRCLE = Thing("shape", "circle", "red", (1, 0, 0), 0.25, 0.5, 0.15)
@@ -154,6 +157,39 @@ def test_each_thing_knows_what_lies_beside_it():
     assert arrays.relations[0, 0, 1] == to_the_right
     assert arrays.labels[0, 1, labels.LABEL_FIELDS.index("is_largest")] == 1
     assert not arrays.things[1].any()
+
+
+def test_a_word_is_known_by_its_name_and_a_number_by_its_digits():
+    word = Thing("word", "Magic", "red", (1, 0, 0), 0.5, 0.5, 0.4)
+    number = replace(word, kind="number", name="47")
+
+    arrays = labels.arrays_of([Scene("text", (word,), WHITE), Scene("text", (number,), WHITE)])
+
+    begins, ends = labels.LABEL_FIELDS.index("word"), labels.LABEL_FIELDS.index("third") + 1
+    assert arrays.labels[0, 0, begins:ends].tolist() == [1 + WORDS.index("MAGIC"), 0, 0, 0]
+    assert arrays.labels[1, 0, begins:ends].tolist() == [0, 5, 8, 0]
+
+
+def test_only_a_thing_that_is_longer_and_has_more_area_is_larger():
+    small, large = replace(CIRCLE, radius=0.1), replace(CIRCLE, radius=0.2)
+    long_but_slim = replace(CIRCLE, name="diamond", radius=0.13)
+
+    assert is_larger(large, small)
+    assert not is_larger(long_but_slim, small)
+    assert is_largest(large, (small, large, long_but_slim))
+    assert not is_smallest(small, (small, large, long_but_slim))
+
+
+def test_nobody_is_asked_whether_a_square_is_no_rectangle():
+    chance = random.Random(2)
+    scene = Scene("shapes", (SQUARE,), WHITE)
+
+    asked = [each for _ in range(400) for each in questions_about(scene, chance, 4)]
+
+    about_rectangles = {each.answer for each in asked if "a rectangle" in each.text.lower()}
+    assert "Yes, there is a rectangle." in about_rectangles
+    assert about_rectangles <= {"Yes, there is a rectangle.", "No, there is a rectangle.", "Yes", "No"}
+    assert {each.key for each in asked if each.text == "Is there a rectangle?"} == {"yes"}
 
 
 def test_shapes_are_drawn_the_same_by_both_hands():
