@@ -18,13 +18,15 @@ from scripts.demo_model.small_talk import questions
 from benchmarks.acceptance.serving import serve
 from benchmarks.demo_scores.cases import QUICK_SHARE, Case, all_cases
 from benchmarks.demo_scores.judging import invented, is_right
-from mlx_websockets.client import connect
+from mlx_websockets.client import ConnectionLost, connect
 
 RESULTS = Path(__file__).parents[1] / "results"
 ANSWER_TOKENS = 64
 TEXT_ONLY = 8
 AT_ONCE = 4
 """Questions side by side: a batch's replies are those of one alone."""
+WHOLE, ATTEMPTS = ("stop", "length"), 4
+"""A reply that took too long, because the machine was busy or stood still, says nothing about the model."""
 ALIKE = 40
 """Characters of a long reply that must agree."""
 SMALL_TALK = "small talk beside a picture"
@@ -47,33 +49,47 @@ class Answer:
 
 
 def answers_of(model: str, cases: list[Case], texts: list[str]) -> tuple[list[Answer], list[str]]:
-    """What the model says to each case, and to questions without a picture."""
-    with serve(model) as server:
-        return asyncio.run(_asked(server.url, cases, texts))
+    """What the model says to each case, and to questions without a picture.
+
+    If the server goes away, another one is asked the rest.
+    """
+    answered: dict[int, Answer] = {}
+    for attempt in range(ATTEMPTS):
+        try:
+            with serve(model) as server:
+                alone = asyncio.run(_asked(server.url, cases, texts, answered))
+            return [answered[number] for number in range(len(cases))], alone
+        except ConnectionLost:
+            if attempt == ATTEMPTS - 1:
+                raise
+    raise AssertionError("one of the attempts returns or raises")
 
 
-async def _asked(url: str, cases: list[Case], texts: list[str]) -> tuple[list[Answer], list[str]]:
+async def _asked(url: str, cases: list[Case], texts: list[str], answered: dict[int, Answer]) -> list[str]:
     turns = asyncio.Semaphore(AT_ONCE)
-    done: list[Case] = []
     async with connect(url) as mlx:
 
         async def ask(text: str, pictures: tuple[bytes, ...] = ()) -> str:
             async with turns:
-                reply = mlx.ask(text, images=pictures, temperature=0, max_tokens=ANSWER_TOKENS)
-                return (await reply.text()).strip()
+                for _ in range(ATTEMPTS):
+                    reply = mlx.ask(text, images=pictures, temperature=0, max_tokens=ANSWER_TOKENS)
+                    result = await reply.result()
+                    if result.finish_reason in WHOLE:
+                        return result.text.strip()
+                raise RuntimeError(f"{text} was not answered to the end: {result.finish_reason}")
 
-        async def answer(case: Case) -> Answer:
+        async def answer(number: int, case: Case) -> None:
             said = await ask(case.question.text, case.pictures)
-            done.append(case)
-            if len(done) % 20 == 0:
-                print(f"{len(done)} of {len(cases)}", flush=True)
-            if case.heading != SMALL_TALK:
-                return Answer(case.heading, case.question.text, case.question.answer, said, is_right(case, said))
-            alone = await ask(case.question.text)
-            return Answer(case.heading, case.question.text, alone, said, said[:ALIKE] == alone[:ALIKE])
+            wanted, right = case.question.answer, is_right(case, said)
+            if case.heading == SMALL_TALK:
+                wanted = await ask(case.question.text)
+                right = said[:ALIKE] == wanted[:ALIKE]
+            answered[number] = Answer(case.heading, case.question.text, wanted, said, right)
+            if len(answered) % 20 == 0:
+                print(f"{len(answered)} of {len(cases)}", flush=True)
 
-        answers = await asyncio.gather(*(answer(case) for case in cases))
-        return answers, await asyncio.gather(*(ask(text) for text in texts))
+        await asyncio.gather(*(answer(*each) for each in enumerate(cases) if each[0] not in answered))
+        return await asyncio.gather(*(ask(text) for text in texts))
 
 
 def report(answers: list[Answer]) -> str:
@@ -88,7 +104,7 @@ def report(answers: list[Answer]) -> str:
     return "\n".join([*lines, "", "## What was taken for what", "", confusions(answers)])
 
 
-def confusions(answers: list[Answer], most: int = 40) -> str:
+def confusions(answers: list[Answer], most: int = 60) -> str:
     """The wrong answers, most frequent first."""
     wrong = [answer for answer in answers if not answer.right]
     counted = Counter((answer.heading, answer.wanted, answer.said[:120]) for answer in wrong)
