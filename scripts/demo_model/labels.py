@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scripts.demo_model.questions import EDGES, RELATIONS, is_largest, is_smallest, relation
+from scripts.demo_model.questions import EDGES, RELATIONS, is_larger, is_largest, is_smallest, relation
 from scripts.demo_model.scenes import GROUNDS, MOST_THINGS, Scene, Thing
 from scripts.demo_model.vocabulary import (
     CHARACTERS,
@@ -33,6 +33,8 @@ GROUND_FIELDS = (
     "ground", "red", "green", "blue", "other_red", "other_green", "other_blue", "aspect", "is_gray", "is_coarse",
 )  # fmt: skip
 
+COMPARED = len(RELATIONS) + 2
+"""In how many ways things are set beside each other: on four sides, smaller, larger."""
 PHOTO_KIND = PATCH_KINDS
 """What every patch of a photograph is taught to be."""
 CLASSES = {
@@ -63,12 +65,14 @@ class SceneArrays:
         things: (scenes, MOST_THINGS, THING_FIELDS) float32; sprite 0 is no thing.
         labels: (scenes, MOST_THINGS, LABEL_FIELDS) int64.
         relations: (scenes, MOST_THINGS, MOST_THINGS) int64: how the second lies to the first, 1 on; 0 if askew.
+        sizes: likewise: 1 if the second is smaller, 2 if it is larger; 0 if that could be doubted.
         grounds: (scenes, GROUND_FIELDS) float32.
     """
 
     things: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64]
     relations: npt.NDArray[np.int64]
+    sizes: npt.NDArray[np.int64]
     grounds: npt.NDArray[np.float32]
 
 
@@ -77,6 +81,7 @@ def arrays_of(scenes: Sequence[Scene | None]) -> SceneArrays:
     arrays = SceneArrays(
         np.zeros((len(scenes), MOST_THINGS, len(THING_FIELDS)), np.float32),
         np.zeros((len(scenes), MOST_THINGS, len(LABEL_FIELDS)), np.int64),
+        np.zeros((len(scenes), MOST_THINGS, MOST_THINGS), np.int64),
         np.zeros((len(scenes), MOST_THINGS, MOST_THINGS), np.int64),
         np.zeros((len(scenes), len(GROUND_FIELDS)), np.float32),
     )
@@ -119,6 +124,7 @@ def _fill(arrays: SceneArrays, at: int, scene: Scene) -> None:
         for other_number, other in enumerate(scene.things):
             how = None if other is thing else relation(other, thing, scene.aspect)
             arrays.relations[at, number, other_number] = 0 if how is None else 1 + RELATIONS.index(how)
+            arrays.sizes[at, number, other_number] = is_larger(thing, other) + 2 * is_larger(other, thing)
 
 
 def _read(thing: Thing) -> tuple[int, int, int, int]:

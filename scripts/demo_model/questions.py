@@ -320,7 +320,7 @@ def _size(scene: Scene, chance: random.Random) -> Asked:
     shapes = [thing for thing in scene.things if thing.kind == "shape"]
     if len(shapes) < 2 or len(shapes) != len(scene.things) or len(scene.alone_of_their_name()) != len(shapes):
         return None
-    if chance.random() < 0.35:
+    if chance.random() < 0.5:
         return _comparison(chance, shapes)
     asks_for_largest = chance.random() < 0.5
     extreme = is_largest if asks_for_largest else is_smallest

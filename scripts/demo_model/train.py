@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scripts.demo_model.labels import CLASSES, LABEL_FIELDS, PHOTO_KIND
+from scripts.demo_model.labels import CLASSES, COMPARED, LABEL_FIELDS, PHOTO_KIND
 from scripts.demo_model.packing import IMAGE_ID, USUAL_SYSTEM, Batch, Packer, pictures_in
 from scripts.demo_model.photographs import Photographs
 from scripts.demo_model.questions import KINDS, RELATIONS
@@ -124,7 +124,7 @@ def recognition_loss(found: dict[str, Tensor], wanted: Tensor, characters: Tenso
         found: what `Recognition` says.
         wanted: (n, patches, LABEL_FIELDS).
         characters: (n, patches).
-        beside: (n, patches, len(RELATIONS) * kinds), true where such a thing lies on that side.
+        beside: (n, patches, COMPARED * kinds), true where such a thing lies on that side, is smaller, is larger.
     """
     is_thing = wanted[..., LABEL_FIELDS.index("kind")] > 0
     weights = torch.where(is_thing, 1.0, GROUND_WEIGHT).flatten()
@@ -144,11 +144,13 @@ def recognition_loss(found: dict[str, Tensor], wanted: Tensor, characters: Tenso
     return loss + (each * about_things).sum()
 
 
-def what_is_beside(kinds: Tensor, relations: Tensor, owners: Tensor) -> Tensor:
-    """For each patch and side, which kinds of things lie there; see `recognition_loss`."""
+def what_is_beside(kinds: Tensor, relations: Tensor, sizes: Tensor, owners: Tensor) -> Tensor:
+    """For each patch and side, which kinds of things lie there, are smaller, are larger; see `recognition_loss`."""
     count, things = kinds.shape
-    nowhere = len(RELATIONS) * CLASSES["kind"]
-    places = torch.where(relations > 0, (relations - 1) * CLASSES["kind"] + kinds[:, None, :], nowhere)
+    nowhere = COMPARED * CLASSES["kind"]
+    lies = torch.where(relations > 0, (relations - 1) * CLASSES["kind"] + kinds[:, None, :], nowhere)
+    than = (sizes + len(RELATIONS) - 1) * CLASSES["kind"] + kinds[:, None, :]
+    places = torch.cat([lies, torch.where(sizes > 0, than, nowhere)], 2)
     wanted = torch.zeros(count, things + 1, nowhere + 1, dtype=torch.bool, device=kinds.device)
     wanted[:, 1:].scatter_(2, places, True)
     rows = torch.arange(count, device=kinds.device)[:, None]
@@ -335,15 +337,15 @@ class Training:
     @torch.no_grad()
     def _pictures(self, batch: Batch) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
         scenes = batch.scenes
-        things, grounds, labels, relations = (
+        things, grounds, labels, relations, sizes = (
             torch.from_numpy(array).to(self.device, non_blocking=True)
-            for array in (scenes.things, scenes.grounds, scenes.labels, scenes.relations)
+            for array in (scenes.things, scenes.grounds, scenes.labels, scenes.relations, scenes.sizes)
         )
         pictures, owners = self.renderer.draw(things, grounds)
         pictures = self.renderer.as_seen(pictures)
         characters = self.renderer.characters(things, grounds, owners).flatten(1)
         wanted = patch_labels(labels, owners)
-        beside = what_is_beside(labels[..., LABEL_FIELDS.index("kind")], relations, owners)
+        beside = what_is_beside(labels[..., LABEL_FIELDS.index("kind")], relations, sizes, owners)
         if len(batch.photos):
             places = torch.from_numpy(batch.photo_places).to(self.device)
             photos = torch.from_numpy(batch.photos).to(self.device).permute(0, 3, 1, 2).float() / 255
@@ -438,7 +440,7 @@ class Training:
         self.eyes.load(given.start)
         if given.start_recognition is not None:
             with np.load(given.start_recognition) as kept:
-                self.recognition.load_state_dict({name: torch.from_numpy(kept[name]).float() for name in kept})
+                _load_heads(self.recognition, {name: torch.from_numpy(kept[name]).float() for name in kept})
         if given.stage == "look":
             self.anchor = Eyes().to(self.device).requires_grad_(False)
             self.anchor.load(given.start)
@@ -502,6 +504,13 @@ def _answer_places(answers: np.typing.NDArray[np.uint8]) -> tuple[np.typing.NDAr
     """Where in all rows' tokens the next one is to be learnt, filled up with zeros; and how many are real."""
     places = np.flatnonzero(answers)
     return np.pad(places, (0, -len(places) % LOGITS_AT_ONCE)), len(places)
+
+
+def _load_heads(recognition: Recognition, kept: dict[str, Tensor]) -> None:
+    """What is kept of each head; a head may have learnt to say more since."""
+    with torch.no_grad():
+        for name, value in recognition.state_dict().items():
+            value[: len(kept[name])] = kept[name].to(value.device)
 
 
 def _share_right(logits: Tensor, wanted: Tensor) -> Tensor:

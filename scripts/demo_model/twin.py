@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from scripts.demo_model import labels
 from scripts.demo_model.language import dense
-from scripts.demo_model.questions import RELATIONS
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
@@ -160,7 +159,7 @@ class Recognition(nn.Module):
         self.classes = nn.ModuleDict({name: nn.Linear(WIDTH, count) for name, count in labels.CLASSES.items()})
         self.character = nn.Linear(WIDTH, 37)
         self.extreme = nn.Linear(WIDTH, 2)
-        self.beside = nn.Linear(WIDTH, len(RELATIONS) * labels.CLASSES["kind"])
+        self.beside = nn.Linear(WIDTH, labels.COMPARED * labels.CLASSES["kind"])
         nn.init.constant_(self.beside.bias, -7.0)  # nearly nothing lies beside a thing
 
     def forward(self, features: Tensor) -> dict[str, Tensor]:
