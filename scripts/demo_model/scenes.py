@@ -44,9 +44,9 @@ ASPECT_SHARES = (0.5, 0.3, 0.05, 0.08, 0.07)
 GRAY_SHARE = 0.04
 """How many pictures are as if from a camera without colours."""
 
-FLAT_SHAPES = ("circle", "rectangle", "triangle")
-COARSE_SHARE, NEARLY_SQUARE_SHARE = 0.7, 0.2
-"""Of flat scenes: how many are as small as an icon, and how many rectangles can't be told from squares."""
+FLAT_SHAPES = ("circle", "rectangle", "triangle", "square")
+COARSE_SHARE = 0.6
+"""Of flat scenes: how many are as small as an icon."""
 
 ATTEMPTS = 30
 
@@ -155,8 +155,7 @@ def _flat_scene(chance: random.Random) -> Scene:
     name, color = chance.choice(FLAT_SHAPES), chance.choice(list(PURE))
     red, green, blue = PURE[color]
     rgb = (red / 255, green / 255, blue / 255) if chance.random() < 0.6 else _rgb(chance, color)
-    drawn_as = "square" if name == "rectangle" and chance.random() < NEARLY_SQUARE_SHARE else name
-    sprite = SHAPES.index(drawn_as) * SHAPE_VARIANTS + chance.randrange(SHAPE_VARIANTS)
+    sprite = SHAPES.index(name) * SHAPE_VARIANTS + chance.randrange(SHAPE_VARIANTS)
     radius = chance.uniform(0.06, 0.3)
     x, y = _inside(chance, 0.9 * radius), _inside(chance, 0.9 * radius)
     thing = Thing("shape", name, color, rgb, x, y, radius, 0.0, False, sprite)
