@@ -86,7 +86,6 @@ def test_growth_is_counted_after_what_settles():
     grown = outcome(readings)
 
     assert grown["active memory, growth"] > 0.4
-    assert grown["active without what is kept for later prompts, growth"] == 0
     assert grown["resident, growth"] == 0
 
 
