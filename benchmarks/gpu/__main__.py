@@ -27,7 +27,7 @@ from benchmarks.peers.bars import Medians, figure
 from benchmarks.peers.figures import medians
 from benchmarks.peers.measures.speed import crowd, name
 from benchmarks.peers.questions import Questions
-from benchmarks.peers.report import figures_table, today
+from benchmarks.peers.report import figures_table, of_today, today
 from benchmarks.peers.targets import OURS, RAW, TARGETS, Running, started
 
 CROWDS, TOKENS, ROUNDS, BAR = (1, 32), 128, 5, 0.95
@@ -108,9 +108,7 @@ def results_file(folder: Path) -> Path:
 
 def of_other_models(models: list[str], folder: Path) -> list[dict[str, Any]]:
     """What a run of the same day measured on models that are not measured now."""
-    file = results_file(folder).with_suffix(".json")
-    records = json.loads(file.read_text("utf-8"))["records"] if file.exists() else []
-    return [record for record in records if record["model"] not in models]
+    return [record for record in of_today("gpu", folder).get("records", []) if record["model"] not in models]
 
 
 def write(records: list[dict[str, Any]], folder: Path) -> Path:

@@ -31,7 +31,6 @@ SHORT = """
 **A short run**: prompts, replies and talks are shorter than the bars say. It shows that
 everything works; what holds and what fails is for a full run to say."""
 
-
 FEWER_ROUNDS = """
 
 **Fewer rounds** than the {full} of a full run; how many each figure has is in the raw numbers."""
@@ -45,9 +44,9 @@ def machine() -> str:
     return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 
-def of_today(name: str) -> dict[str, Any]:
-    """What `write` kept today under that name; empty if nothing."""
-    file = RESULTS / f"{name}-{today()}.json"
+def of_today(name: str, folder: Path = RESULTS) -> dict[str, Any]:
+    """What a benchmark kept today under that name; empty if nothing."""
+    file = folder / f"{name}-{today()}.json"
     kept: dict[str, Any] = json.loads(file.read_text("utf-8")) if file.exists() else {}
     return kept
 

@@ -1,6 +1,6 @@
 from dataclasses import dataclass
 
-from mlx_websockets.engine.worker.scheduler import PATIENCE, Waiting, first_in_line, in_one_pass
+from mlx_websockets.engine.worker.scheduler import PATIENCE, Waiting, first_in_line, in_one_pass, prompts_go_first
 from mlx_websockets.generation import ChatMessage, Choice, GenerationRequest, Priority
 
 
@@ -100,3 +100,11 @@ def test_a_pass_that_many_replies_wait_for_is_no_larger_than_a_piece():
     assert lengths(40, 40, 40, 40, 40, running=8) == [40, 40, 40]
     assert lengths(40, 40, 40, 40, 40, running=5) == [40] * 5
     assert lengths(128, running=8) == [128]
+
+
+def test_replies_wait_for_prompts_only_where_these_are_more_and_as_urgent():
+    assert prompts_go_first(["interactive"] * 2, ["interactive"])
+    assert not prompts_go_first(["interactive"], ["interactive"])
+    assert not prompts_go_first(["background"] * 9, ["interactive"])
+    assert not prompts_go_first(["background"] * 9, ["background", "frame"])
+    assert prompts_go_first(["background"] * 9, ["background"])

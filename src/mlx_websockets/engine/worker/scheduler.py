@@ -4,7 +4,7 @@ Fairness between connections is settled before requests get here: they wait in t
 until a row is free. Here it is settled whose prompt is computed first.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Protocol, TypeVar
 
 from mlx_websockets.generation import GenerationRequest, Priority
@@ -80,6 +80,17 @@ def first_in_line(prompts: Iterable[Waiter]) -> Waiter:
     for earlier in waiting[: waiting.index(first)]:
         earlier.passed_over += 1
     return first
+
+
+def prompts_go_first(waiting: Iterable[Priority], running: Collection[Priority]) -> bool:
+    """Whether replies wait for prompts: while more prompts wait than replies run, each as urgent as any of these.
+
+    Args:
+        waiting: of short prompts.
+        running: of replies; at least one.
+    """
+    most_urgent = min(RANKS[priority] for priority in running)
+    return sum(RANKS[priority] <= most_urgent for priority in waiting) > len(running)
 
 
 def in_one_pass(first: Waiter, others: Iterable[Waiter], *, piece: int, running: int) -> list[Waiter]:

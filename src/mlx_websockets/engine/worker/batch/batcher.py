@@ -23,7 +23,7 @@ from mlx_websockets.engine.worker.batch.pace import Pace
 from mlx_websockets.engine.worker.batch.prefill import Prefill, goes_with_others, may_be_cut
 from mlx_websockets.engine.worker.batch.prefixes import SHORTEST_WORTH_KEEPING, KeptPrefixes, Match, alike
 from mlx_websockets.engine.worker.batch.sampler import RowSampling
-from mlx_websockets.engine.worker.scheduler import PASS_SHARE, first_in_line, in_one_pass
+from mlx_websockets.engine.worker.scheduler import PASS_SHARE, first_in_line, in_one_pass, prompts_go_first
 from mlx_websockets.engine.worker.sequence import Prompt
 from mlx_websockets.generation import Choice, Priority
 from mlx_websockets.sampling import REPETITION_CONTEXT_TOKENS
@@ -257,7 +257,8 @@ class Batcher:
         return self._finish_together([job], job.prefill)
 
     def _prompts_go_first(self) -> bool:
-        return sum(job.prefill is None and self._is_short(job) for job in self._waiting) > len(self._running)
+        waiting = [job.priority for job in self._waiting if job.prefill is None and self._is_short(job)]
+        return prompts_go_first(waiting, [row.owner[0].priority for row in self._running])
 
     def _is_short(self, job: _Job) -> bool:
         """Its prompt is not worth pieces."""
