@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from PIL import Image as Pillow
+from PIL import ImageChops, ImageStat
 
 from mlx_websockets.errors import InvalidImage
 from mlx_websockets.events import EncodedImage
@@ -124,6 +125,21 @@ def test_a_large_photo_keeps_its_picture_when_it_is_shrunk_while_decoding():
 
     assert (image.width, image.height) == (768, 512)
     assert is_close(RED, pixel(image, 370, 256)) and is_close(BLUE, pixel(image, 398, 256))
+
+
+def test_a_camera_picture_that_is_shrunk_while_decoding_looks_as_if_it_had_not_been():
+    chance = random.Random(5)
+    scene = Pillow.new("RGB", (1920, 1080), WHITE)
+    for _ in range(60):
+        x, y, side = chance.randrange(1900), chance.randrange(1060), chance.randrange(9, 300)
+        scene.paste(chance.choice((RED, GREEN, BLUE)), (x, y, x + side, y + side))
+    file = file_of(scene, "JPEG")
+
+    whole = Pillow.open(io.BytesIO(file)).resize((768, 432), Pillow.Resampling.LANCZOS)
+    image = opened(file)
+
+    difference = ImageChops.difference(whole, Pillow.frombytes("RGB", (768, 432), image.pixels))
+    assert max(ImageStat.Stat(difference).rms) < 4
 
 
 # --- orientation ----------------------------------------------------------------------

@@ -6,7 +6,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mlx_websockets.engine.launch import KEPT_LINES, MAX_LINE_BYTES, WORKER_COMMAND, Blas, WorkerProcess, find_blas
+from mlx_websockets.engine.launch import (
+    KEPT_LINES,
+    MAX_LINE_BYTES,
+    SPIN_CYCLES,
+    SPIN_VARIABLE,
+    WORKER_COMMAND,
+    Blas,
+    WorkerProcess,
+    find_blas,
+)
 from mlx_websockets.errors import UsageError
 
 DEADLINE_SECONDS = 30.0
@@ -61,14 +70,20 @@ def test_bytes_that_are_no_text_are_kept_as_well_as_possible() -> None:
     assert printed_by("import sys; sys.stdout.buffer.write(b'\\xff ok')") == ["\ufffd ok"]
 
 
-def test_a_worker_runs_in_a_session_of_its_own_with_its_socket_and_nothing_else() -> None:
+def test_a_worker_hears_no_ctrl_c_and_shares_the_cores_with_the_server_as_one_session() -> None:
+    program = "import os; print(os.getpgid(0) == os.getpid(), os.getsid(0))"
+
+    assert printed_by(program) == [f"True {os.getsid(0)}"]
+
+
+def test_a_worker_has_its_socket_and_nothing_else() -> None:
     program = (
-        "import os, sys; print(os.getsid(0) == os.getpid());"
-        "print([fd for fd in range(256) if os.path.exists(f'/dev/fd/{fd}')] == [0, 1, 2, int(sys.argv[-1])])"
+        "import os, sys; there = [fd for fd in range(256) if os.path.exists(f'/dev/fd/{fd}')];"
+        "print(there == [0, 1, 2, int(sys.argv[-1])])"
     )
 
     with open(__file__):
-        assert printed_by(program) == ["True", "True"]
+        assert printed_by(program) == ["True"]
 
 
 def test_a_worker_is_told_how_to_behave_by_its_environment() -> None:
@@ -149,6 +164,17 @@ def test_a_blas_that_is_asked_for_is_taken_or_refused_by_name() -> None:
     assert find_blas({"MLX_WS_BLAS": "none"}) is None
     with pytest.raises(UsageError, match="MLX_WS_BLAS is /no/such/library"):
         find_blas({"MLX_WS_BLAS": "/no/such/library.so", "LD_PRELOAD": BLAS.path})
+
+
+@needs_blas
+def test_the_threads_of_a_blas_do_not_spin_for_longer_than_a_pass_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = f"import os; print(os.environ.get('{SPIN_VARIABLE}'))"
+    monkeypatch.delenv(SPIN_VARIABLE, raising=False)
+    assert BLAS is not None
+    assert (printed_by(program, BLAS), printed_by(program)) == ([SPIN_CYCLES], ["None"])
+
+    monkeypatch.setenv(SPIN_VARIABLE, "7")
+    assert printed_by(program, BLAS) == ["7"]
 
 
 @needs_blas

@@ -1,7 +1,9 @@
-"""How the worker is started: a program in a session of its own, with one end of a socket.
+"""How the worker is started: a program in a process group of its own, with one end of a socket.
 
-Its own session, so that Ctrl-C in the terminal reaches the server alone, which then stops
-the worker in order. What the worker prints goes to the log, never to the terminal.
+Its own group, so that Ctrl-C in the terminal reaches the server alone, which then stops the
+worker in order. Not its own session: Linux shares the cores out by session, and between two of
+them the event loop waited up to a tenth of a second for its turn. What the worker prints goes to
+the log, never to the terminal.
 
 On a CPU the worker is ten times faster with a good BLAS preloaded: the mlx wheel brings the
 reference one. `find_blas` looks for a better one. Nothing here knows what the worker does.
@@ -31,6 +33,10 @@ from mlx_websockets.engine.messages import Stop
 from mlx_websockets.errors import UsageError, ending_of
 
 logger = logging.getLogger(__name__)
+
+SPIN_VARIABLE, SPIN_CYCLES = "OPENBLAS_THREAD_TIMEOUT", "20"
+"""For how long, as a power of 2 in cycles, OpenBLAS's threads keep a core busy after a product: past the next product
+of the same pass (0.4 ms), not the 20 ms that it does by itself, in which neither pictures nor the event loop get on."""
 
 # -P: a file of the current folder must not pass for a module that the worker imports.
 WORKER_COMMAND = (sys.executable, "-P", "-m", "mlx_websockets.engine.worker")
@@ -204,7 +210,7 @@ async def _spawn(
                 stderr=write_end,
                 pass_fds=[fd],
                 env=_environment(os.environ, blas),
-                start_new_session=True,
+                process_group=0,
             )
         except BaseException:
             output.close()
@@ -218,6 +224,7 @@ def _environment(inherited: Mapping[str, str], blas: "Blas | None") -> dict[str,
     environment = {**inherited, "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
     if blas is not None:
         environment["LD_PRELOAD"] = _with_preloaded(blas.path, inherited)
+        environment.setdefault(SPIN_VARIABLE, SPIN_CYCLES)
     return environment
 
 

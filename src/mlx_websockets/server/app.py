@@ -1,5 +1,6 @@
 """The application: every route on one screen."""
 
+import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -21,8 +22,8 @@ from mlx_websockets.server.rates import RequestRates
 from mlx_websockets.server.status import Status
 from mlx_websockets.settings import Settings
 
-OPENERS = 2
-"""Pictures opened at once: each may take 200 MB for a moment."""
+OPENERS = min(2, max(1, (os.cpu_count() or 2) // 2))
+"""Pictures opened at once. Each may take 200 MB for a moment, and the event loop needs a core when it needs one."""
 
 
 def create_app(settings: Settings, engine: Engine, limits: Limits = Limits(), *, keys: Iterable[Key] = ()) -> Starlette:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-LOOK_SECONDS = 0.25
+LOOK_SECONDS = 0.1
 
 
 async def watch_lag(note: Callable[[float], None], look_seconds: float = LOOK_SECONDS) -> None:
