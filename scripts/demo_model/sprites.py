@@ -121,7 +121,7 @@ def outline(name: str, chance: random.Random, *, upright: bool = False) -> Point
         case "square":
             return [(-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)]
         case "rectangle":
-            half = chance.uniform(0.3, 0.72)
+            half = chance.uniform(0.3, 0.62)  # no square, even in a picture that is squashed
             lying = [(-0.95, -half), (0.95, -half), (0.95, half), (-0.95, half)]
             return [(y, x) for x, y in lying] if upright else lying
         case "triangle":

@@ -28,10 +28,10 @@ from scripts.demo_model.questions import (
     shown,
     where,
 )
-from scripts.demo_model.scenes import Background, Scene, Thing, draw_scene, units
+from scripts.demo_model.scenes import ASPECTS, Background, Scene, Thing, draw_scene, units
 from scripts.demo_model.small_talk import Answered, held_out, questions
 from scripts.demo_model.sprites import SIDE, shape_mask
-from scripts.demo_model.vocabulary import EMOJI_NAMES, SHAPES, WORDS
+from scripts.demo_model.vocabulary import EMOJI_NAMES, SHAPE_VARIANTS, SHAPES, WORDS
 
 WHITE = Background("plain", "white", (1, 1, 1), (1, 1, 1))
 CIRCLE = Thing("shape", "circle", "red", (1, 0, 0), 0.25, 0.5, 0.15)
@@ -190,6 +190,13 @@ def test_nobody_is_asked_whether_a_square_is_no_rectangle():
     assert "Yes, there is a rectangle." in about_rectangles
     assert about_rectangles <= {"Yes, there is a rectangle.", "No, there is a rectangle.", "Yes", "No"}
     assert {each.key for each in asked if each.text == "Is there a rectangle?"} == {"yes"}
+
+
+def test_no_rectangle_looks_like_a_square_though_the_picture_is_squashed():
+    masks = [shape_mask("rectangle", variant) > 127 for variant in range(SHAPE_VARIANTS)]
+    sides = [sorted((mask.any(0).sum(), mask.any(1).sum())) for mask in masks]
+
+    assert all(short < 0.9 * (long / max(ASPECTS[:2])) for short, long in sides)
 
 
 def test_shapes_are_drawn_the_same_by_both_hands():
