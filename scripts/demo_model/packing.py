@@ -40,6 +40,8 @@ OTHER_SYSTEMS = (
 )
 USUAL_SYSTEM_SHARE, CONVERSATION_SHARE, PHOTO_SHARE, SMALL_TALK_SHARE = 0.75, 0.25, 0.07, 0.1
 QUESTIONS_A_PICTURE = 7
+SHOWN_SHARES = (0.50, 0.09, 0.08, 0.13, 0.13, 0.05, 0.02)
+"""Of each kind of scene: what is learnt slowly is shown more often than it is asked in the evaluation."""
 CROPS_KEPT, NEW_CROP_SHARE = 400, 0.25
 UNUSED = -1
 
@@ -122,7 +124,7 @@ class Packer:
     def _picture(self, chance: random.Random) -> Picture:
         if chance.random() < PHOTO_SHARE:
             return Picture(photo=self._photo(chance))
-        return Picture(scene=draw_scene(chance, self._sprites))
+        return Picture(scene=draw_scene(chance, self._sprites, SHOWN_SHARES))
 
     def _photo(self, chance: random.Random) -> npt.NDArray[np.uint8]:
         """A crop, now and then a new one: to make one takes longer than to draw ten scenes."""

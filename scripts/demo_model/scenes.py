@@ -132,9 +132,13 @@ class Sprites:
         return Sprites(by_text, tuple(text for text in longer if not text.isdigit()), numbers)
 
 
-def draw_scene(chance: random.Random, sprites: Sprites) -> Scene:
-    """A random scene in which no two things touch and each differs from its ground."""
-    kind = chance.choices(SCENE_KINDS, SCENE_SHARES)[0]
+def draw_scene(chance: random.Random, sprites: Sprites, shares: Sequence[float] = SCENE_SHARES) -> Scene:
+    """A random scene in which no two things touch and each differs from its ground.
+
+    Args:
+        shares: of each kind in `SCENE_KINDS`.
+    """
+    kind = chance.choices(SCENE_KINDS, shares)[0]
     if kind == "flat":
         return _flat_scene(chance)
     aspect = chance.choices(ASPECTS, ASPECT_SHARES)[0]

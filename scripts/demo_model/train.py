@@ -39,7 +39,7 @@ AVERAGING, AVERAGED_EVERY = 0.997, 4
 SCORED_EVERY = 8
 MOST_APART = 0.08
 """How far two ways to compute in 16 bits may differ after thirty layers, as a share."""
-RECOGNITION_SHARE, LEAST_RECOGNITION = 0.2, 0.1
+RECOGNITION_SHARE, LEAST_RECOGNITION = 0.25, 0.3
 """How much recognising patches counts beside answering when that stage begins, and what is left of it at its end."""
 GROUND_WEIGHT = 0.15
 ANCHOR_SHARE, ANCHORED_SHARE = 0.3, 0.25
@@ -48,6 +48,9 @@ how many pictures."""
 HEAVIER = {"word": 3.0, "first": 1.5, "second": 1.5, "third": 1.5}
 """Labels that count more: few pictures have them, and they are learnt slowly."""
 EXTREME_WEIGHT, BESIDE_WEIGHT = 2.0, 1.0
+ANSWER_WEIGHTS = {"relation": 3.0, "size": 5.0, "position": 1.5, "shape": 1.5, "count": 1.5, "digit": 1.5}
+DECIDED_AT_ONCE, FIRST_WEIGHT = ("relation", "size"), 2.0
+"""Answers that count more, and those whose first token does so again: it may be the yes or no that was asked for."""
 LOSS_OF_A_BEGINNER = 1.2
 REPORT_SECONDS, SAVE_SECONDS = 10.0, 60.0
 LOGITS_AT_ONCE = 2048
@@ -357,12 +360,12 @@ class Training:
     def _answers(self, batch: Batch, pictures: Tensor) -> tuple[Tensor, Tensor]:
         assert self.words is not None
         words = self.words
-        asked_from, count = _answer_places(batch.answers)
+        asked_from, weighed, count = _answer_places(batch.answers)
         ids, positions, segments, stand_ins, places, shares = (
             torch.from_numpy(array).to(self.device, non_blocking=True)
             for array in (
                 batch.tokens, batch.positions, batch.segments, np.flatnonzero(batch.tokens == IMAGE_ID), asked_from,
-                (np.arange(len(asked_from)) < count).astype(np.float32) / count,
+                weighed,
             )
         )  # fmt: skip
         x = functional.embedding(ids.long(), words.embeddings)
@@ -383,7 +386,7 @@ class Training:
         is_answer = answers > 0
         is_answer[:, -1] = False
         wrong[is_answer] = ~right.cpu().numpy()
-        begins = is_answer & ~np.pad(is_answer, ((0, 0), (1, 0)))[:, :-1]
+        begins = _begins(is_answer)
         number = np.cumsum(begins.ravel()) - 1
         errors = np.bincount(number[is_answer.ravel()], weights=wrong[is_answer])
         kinds = answers[begins].astype(int) - 1
@@ -500,10 +503,22 @@ def answer_small_talk(folder: Path) -> None:
     path.write_text(json.dumps([asdict(each) for each in answered], ensure_ascii=False, indent=0), "utf-8")
 
 
-def _answer_places(answers: np.typing.NDArray[np.uint8]) -> tuple[np.typing.NDArray[np.int64], int]:
-    """Where in all rows' tokens the next one is to be learnt, filled up with zeros; and how many are real."""
+def _answer_places(
+    answers: np.typing.NDArray[np.uint8],
+) -> tuple[np.typing.NDArray[np.int64], np.typing.NDArray[np.float32], int]:
+    """Where in all rows' tokens the next one is to be learnt and how much it counts, filled up; how many are real."""
     places = np.flatnonzero(answers)
-    return np.pad(places, (0, -len(places) % LOGITS_AT_ONCE)), len(places)
+    weights = np.array([0.0, *(ANSWER_WEIGHTS.get(kind, 1.0) for kind in KINDS)])[answers]
+    decided = np.isin(answers, [1 + KINDS.index(kind) for kind in DECIDED_AT_ONCE])
+    weights[decided & _begins(answers > 0)] *= FIRST_WEIGHT
+    shares = (weights.ravel()[places] / weights.sum()).astype(np.float32)
+    missing = -len(places) % LOGITS_AT_ONCE
+    return np.pad(places, (0, missing)), np.pad(shares, (0, missing)), len(places)
+
+
+def _begins(is_answer: np.typing.NDArray[np.bool_]) -> np.typing.NDArray[np.bool_]:
+    """Where an answer begins in its row."""
+    return is_answer & ~np.pad(is_answer, ((0, 0), (1, 0)))[:, :-1]
 
 
 def _load_heads(recognition: Recognition, kept: dict[str, Tensor]) -> None:
@@ -545,7 +560,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=10, help="when this run ends, all included")
     parser.add_argument("--planned-minutes", type=float, default=15, help="of all runs of this stage together")
     parser.add_argument("--rate", type=float, default=1e-3, help="the highest learning rate")
-    parser.add_argument("--rows", type=int, default=512, help="of tokens, a step")
+    parser.add_argument("--rows", type=int, default=256, help="of tokens, a step")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2))
     parser.add_argument("--attention", choices=["auto", "mask", "blocks"], default="auto")
     parser.add_argument("--after", type=Path, help="compile, then wait for this file before learning begins")
