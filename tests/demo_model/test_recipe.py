@@ -192,6 +192,12 @@ def test_nobody_is_asked_whether_a_square_is_no_rectangle():
     assert {each.key for each in asked if each.text == "Is there a rectangle?"} == {"yes"}
 
 
+def test_flat_scenes_have_squares_beside_rectangles():
+    names = [scene.things[0].name for scene in scenes(600) if scene.kind == "flat"]
+
+    assert {"square", "rectangle"} <= set(names)
+
+
 def test_no_rectangle_looks_like_a_square_though_the_picture_is_squashed():
     masks = [shape_mask("rectangle", variant) > 127 for variant in range(SHAPE_VARIANTS)]
     sides = [sorted((mask.any(0).sum(), mask.any(1).sum())) for mask in masks]
