@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.acceptance.report import Outcome
 from benchmarks.acceptance.serving import Server, drawn, peer, serve
-from mlx_websockets.engine.launch import find_blas
+from mlx_websockets.engine.blas import find_blas
 
 TOKENS = 48
 NEIGHBOURS = 7

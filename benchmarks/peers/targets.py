@@ -21,7 +21,7 @@ from platformdirs import user_cache_path
 
 from benchmarks.acceptance.serving import serve
 from benchmarks.peers.talking import LINE_BYTES, Client, NativeClient, OpenAIClient, RawProgram
-from mlx_websockets.engine.launch import find_blas
+from mlx_websockets.engine.blas import find_blas
 
 START_SECONDS = 300.0
 LOOK_SECONDS = 1.0

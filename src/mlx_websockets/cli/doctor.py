@@ -149,7 +149,7 @@ def check_backend() -> Check:
 
 def check_blas() -> Check | None:
     """None where MLX needs none from outside."""
-    from mlx_websockets.engine.launch import find_blas, mlx_runs_on_cpu
+    from mlx_websockets.engine.blas import find_blas, mlx_runs_on_cpu
 
     if sys.platform != "linux" or not mlx_runs_on_cpu():
         return None

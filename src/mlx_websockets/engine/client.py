@@ -12,8 +12,9 @@ from typing import Any
 
 import msgspec
 
+from mlx_websockets.engine.blas import Blas, find_blas
 from mlx_websockets.engine.channel import Unsendable
-from mlx_websockets.engine.launch import WORKER_COMMAND, Blas, find_blas
+from mlx_websockets.engine.launch import WORKER_COMMAND
 from mlx_websockets.engine.messages import (
     Cancel,
     FromWorker,

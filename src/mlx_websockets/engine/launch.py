@@ -4,16 +4,11 @@ Its own group, so that Ctrl-C in the terminal reaches the server alone, which th
 worker in order. Not its own session: Linux shares the cores out by session, and between two of
 them the event loop waited up to a tenth of a second for its turn. What the worker prints goes to
 the log, never to the terminal.
-
-On a CPU the worker is ten times faster with a good BLAS preloaded: the mlx wheel brings the
-reference one. `find_blas` looks for a better one. Nothing here knows what the worker does.
+Nothing here knows what the worker does.
 """
 
 import asyncio
 import contextlib
-import ctypes.util
-import importlib.metadata
-import importlib.util
 import logging
 import os
 import re
@@ -22,21 +17,16 @@ import socket
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 import psutil
 
+from mlx_websockets.engine.blas import Blas
 from mlx_websockets.engine.channel import AsyncChannel
 from mlx_websockets.engine.messages import Stop
-from mlx_websockets.errors import UsageError, ending_of
+from mlx_websockets.errors import ending_of
 
 logger = logging.getLogger(__name__)
-
-SPIN_VARIABLE, SPIN_CYCLES = "OPENBLAS_THREAD_TIMEOUT", "20"
-"""For how long, as a power of 2 in cycles, OpenBLAS's threads keep a core busy after a product: past the next product
-of the same pass (0.4 ms), not the 20 ms that it does by itself, in which neither pictures nor the event loop get on."""
 
 # -P: a file of the current folder must not pass for a module that the worker imports.
 WORKER_COMMAND = (sys.executable, "-P", "-m", "mlx_websockets.engine.worker")
@@ -44,10 +34,6 @@ WORKER_COMMAND = (sys.executable, "-P", "-m", "mlx_websockets.engine.worker")
 
 MAX_LINE_BYTES = 4096
 KEPT_LINES = 40
-PROBE_SECONDS = 10.0
-
-
-# --- the process ----------------------------------------------------------------------
 
 
 class WorkerProcess:
@@ -73,7 +59,7 @@ class WorkerProcess:
 
     @classmethod
     async def start(
-        cls, command: Sequence[str], blas: "Blas | None" = None, log_level: int = logging.DEBUG
+        cls, command: Sequence[str], blas: Blas | None = None, log_level: int = logging.DEBUG
     ) -> "WorkerProcess":
         """Start `command` with the number of its socket as the last argument.
 
@@ -196,7 +182,7 @@ class PrintedLines(asyncio.Protocol):
 
 
 async def _spawn(
-    command: Sequence[str], fd: int, lines: PrintedLines, blas: "Blas | None"
+    command: Sequence[str], fd: int, lines: PrintedLines, blas: Blas | None
 ) -> tuple[asyncio.ReadTransport, asyncio.subprocess.Process]:
     read_end, write_end = os.pipe()
     loop = asyncio.get_running_loop()
@@ -220,106 +206,8 @@ async def _spawn(
     return output, process
 
 
-def _environment(inherited: Mapping[str, str], blas: "Blas | None") -> dict[str, str]:
+def _environment(inherited: Mapping[str, str], blas: Blas | None) -> dict[str, str]:
     environment = {**inherited, "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
     if blas is not None:
-        environment["LD_PRELOAD"] = _with_preloaded(blas.path, inherited)
-        environment.setdefault(SPIN_VARIABLE, SPIN_CYCLES)
+        environment |= blas.environment(inherited)
     return environment
-
-
-# --- the BLAS -------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Blas:
-    """A library to preload. `name` says where it is from; `path` is for LD_PRELOAD."""
-
-    name: str
-    path: str
-
-
-def find_blas(environment: Mapping[str, str] = os.environ) -> Blas | None:
-    """The best BLAS to preload; None where mlx needs none, or none is here.
-
-    Blocks for a fraction of a second: call it in a thread. `MLX_WS_BLAS` (a path, or
-    `none`) decides alone.
-
-    Raises:
-        UsageError: `MLX_WS_BLAS` names something that can't be preloaded.
-    """
-    if sys.platform != "linux" or not mlx_runs_on_cpu():
-        return None
-    wanted = environment.get("MLX_WS_BLAS", "")
-    if wanted.lower() == "none":
-        return None
-    if wanted:
-        return _wanted_blas(wanted, environment)
-    if _has_gemm(environment):
-        return Blas("preloaded", environment["LD_PRELOAD"])
-    return next((blas for blas in _candidates() if _has_gemm({**environment, "LD_PRELOAD": blas.path})), None)
-
-
-def mlx_runs_on_cpu() -> bool:
-    """Whether the installed mlx has no GPU to compute on."""
-    return _is_installed("mlx-cpu") and not (_is_installed("mlx-cuda-12") or _is_installed("mlx-cuda-13"))
-
-
-def _is_installed(distribution: str) -> bool:
-    try:
-        importlib.metadata.distribution(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
-
-
-def _wanted_blas(path: str, environment: Mapping[str, str]) -> Blas:
-    if not _has_gemm({**environment, "LD_PRELOAD": path}):
-        raise UsageError(
-            f"MLX_WS_BLAS is {path}, which can't be loaded or has no cblas_sgemm.",
-            "Give it the path of an OpenBLAS library, or unset it.",
-        )
-    return Blas("MLX_WS_BLAS", path)
-
-
-def _candidates() -> Iterator[Blas]:
-    """Best first; threaded builds before the plain name, which may be a serial one."""
-    folders = ("/usr/lib/*/openblas-pthread", "/usr/lib/*/openblas-openmp", "/usr/lib64", "/usr/lib/*", "/usr/lib")
-    for pattern in (f"{folder}/{name}.so.0" for folder in folders for name in ("libopenblasp", "libopenblas")):
-        yield from (Blas("OpenBLAS of the system", str(path)) for path in sorted(Path("/").glob(pattern[1:])))
-    for path in sorted(Path(sys.prefix, "lib").glob("libopenblas.so.0")):
-        yield Blas("OpenBLAS of the environment", str(path))
-    if soname := ctypes.util.find_library("openblas"):
-        yield Blas("OpenBLAS of the system", soname)
-    yield from (Blas("OpenBLAS of opencv", str(path)) for path in _opencv_libraries())
-
-
-def _opencv_libraries() -> list[Path]:
-    found = importlib.util.find_spec("cv2")  # finds the folder without importing it
-    if found is None or found.origin is None:
-        return []
-    return sorted(Path(found.origin).parent.parent.glob("opencv_*.libs/libopenblas*.so*"))
-
-
-def _with_preloaded(path: str, environment: Mapping[str, str]) -> str:
-    before = environment.get("LD_PRELOAD", "")
-    return path if before in ("", path) else f"{path}:{before}"
-
-
-def _has_gemm(environment: Mapping[str, str]) -> bool:
-    """Whether a process with this LD_PRELOAD finds cblas_sgemm in it."""
-    if not environment.get("LD_PRELOAD"):
-        return False
-    program = "import ctypes; ctypes.CDLL(None).cblas_sgemm"
-    try:
-        probe = subprocess.run(  # noqa: S603 - our own interpreter and program
-            [sys.executable, "-I", "-S", "-c", program],
-            env=dict(environment),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=PROBE_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return probe.returncode == 0

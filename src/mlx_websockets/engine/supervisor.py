@@ -15,8 +15,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NoReturn
 
+from mlx_websockets.engine.blas import Blas
 from mlx_websockets.engine.channel import ChannelBroken, ChannelClosed
-from mlx_websockets.engine.launch import WORKER_COMMAND, Blas, WorkerProcess
+from mlx_websockets.engine.launch import WORKER_COMMAND, WorkerProcess
 from mlx_websockets.engine.messages import FromWorker, Load, LoadFailed, ModelSpec, Ready, Stop, ToWorker, Updates
 from mlx_websockets.errors import START_ERRORS, StartError
 from mlx_websockets.settings import SHUTDOWN_STEP_SECONDS
