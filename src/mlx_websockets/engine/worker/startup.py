@@ -13,6 +13,7 @@ from mlx_websockets.engine.worker.drafters import load_drafter, unfit
 from mlx_websockets.engine.worker.drift import Drift
 from mlx_websockets.engine.worker.loop import Channel, WorkerLoop, memory
 from mlx_websockets.engine.worker.models import free_bytes, load_model
+from mlx_websockets.engine.worker.products import use_better_rows
 from mlx_websockets.engine.worker.prompting.prompts import Prompts
 from mlx_websockets.engine.worker.reply.grammar import Grammars
 from mlx_websockets.engine.worker.room import Room
@@ -43,6 +44,8 @@ def prepare(channel: Channel, spec: ModelSpec) -> WorkerLoop:
     if spec.draft_model is not None:
         drafter, drafter_bytes = load_drafter(spec.draft_model, loaded.model, info.backend, channel.send)
         info = msgspec.structs.replace(info, drafts=drafter.kind, weights_bytes=info.weights_bytes + drafter_bytes)
+    if info.backend == "cpu":
+        use_better_rows(loaded.model.language_model)
     prompts = Prompts(
         loaded.model, loaded.processor, loaded.tokenizer, sees=info.sees, context_tokens=info.context_tokens
     )
