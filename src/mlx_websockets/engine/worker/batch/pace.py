@@ -1,14 +1,25 @@
 """How much of a prompt is computed between two tokens of the running replies."""
 
+from bisect import bisect_right
+
 STRETCH = 2.8
 """A gap between two tokens may grow to this many times its usual length while a prompt is computed."""
 
-SHORTEST_CHUNK = 8
+SIZES = (4, 6, *(2**power for power in range(3, 31)))
+"""Of chunks. Devices like known shapes, so there are few; a CPU has none that it would have to know."""
+
+SHORTEST_CHUNK = {"cpu": 4, "metal": 8, "cuda": 8}
 FIRST_SHARE = 8
 """The first chunk is the largest divided by this."""
 
+MOST_PIECES = 512
+"""A prompt is not cut into more, however long a gap gets: it has to be read before its reply's time is over."""
+
 GAIN = 0.9
-"""Half a chunk is worth it when it takes less than this share of the whole one's time; a pass has costs of its own."""
+"""The next smaller chunk is worth it when it takes less than this share of the time; a pass has costs of its own."""
+
+GROWTH = 1.6
+"""How many times as long the next larger chunk takes, as long as that is not known."""
 
 SMOOTHING = 0.25
 """Weight of the newest time among earlier ones."""
@@ -19,24 +30,26 @@ beginning would tell of no gain later on."""
 
 
 class Pace:
-    """Finds the size of a chunk by looking at the time it takes. Sizes are powers of two: devices like known shapes.
+    """Finds the size of a chunk by looking at the time it takes.
 
     Args:
         most: tokens of a chunk while no reply runs, and the bound in any case.
+        shortest: tokens of a chunk at least.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, shortest: int) -> None:
         self.most = most
-        self._chunk = max(most // FIRST_SHARE, min(SHORTEST_CHUNK, most))
+        self._sizes = [size for size in SIZES if shortest <= size <= most] or [most]
+        self._at = max(0, bisect_right(self._sizes, most // FIRST_SHARE) - 1)
         self._seconds: dict[int, float] = {}  # by size of chunk
         self._seen: dict[int, int] = {}  # likewise: the number of the piece that told it
         self._pieces = 0
         self.usual_gap = 0.0
         """Seconds between two tokens of a reply while no prompt is computed; 0 = not known yet."""
 
-    def chunk(self, *, others_run: bool) -> int:
-        """Prompt tokens to compute now."""
-        return self._chunk if others_run else self.most
+    def chunk(self, prompt: int, *, others_run: bool) -> int:
+        """How many tokens to compute now of a prompt of so many."""
+        return max(self._sizes[self._at], prompt // MOST_PIECES) if others_run else self.most
 
     def observe(self, gap: float, spent: float, tokens: int) -> None:
         """What happened between the last two tokens of the running replies.
@@ -48,27 +61,31 @@ class Pace:
         """
         own = max(gap - spent, 0.0)
         self.usual_gap = _smoothed(self.usual_gap or None, own)
-        if tokens == self._chunk:
+        if tokens == self._sizes[self._at]:
             self._pieces += 1
-            self._seconds[tokens] = _smoothed(self._known(tokens), spent)
+            self._seconds[tokens] = _smoothed(self._known(self._at), spent)
             self._seen[tokens] = self._pieces
             self._adapt(own)
 
     def _adapt(self, own: float) -> None:
-        chunk, seconds = self._chunk, self._seconds[self._chunk]
-        if chunk < self.most and (not self._gains(chunk) or own + seconds < STRETCH / 2 * own):
-            self._chunk = chunk * 2
-        elif own + seconds > STRETCH * own and chunk // 2 >= SHORTEST_CHUNK and self._gains(chunk // 2):
-            self._chunk = chunk // 2
+        bound, seconds = STRETCH * own, self._seconds[self._sizes[self._at]]
+        if self._at + 1 < len(self._sizes):
+            larger = self._known(self._at + 1) or GROWTH * seconds
+            if own + larger <= bound or not self._gains(self._at):
+                self._at += 1
+                return
+        if own + seconds > bound and self._at > 0 and self._gains(self._at - 1):
+            self._at -= 1
 
-    def _gains(self, chunk: int) -> bool:
-        """Whether `chunk` is known to be, or may be, much quicker than one of twice its size."""
-        mine, double = self._known(chunk), self._known(2 * chunk)
-        return mine is None or double is None or mine < GAIN * double
+    def _gains(self, at: int) -> bool:
+        """Whether a chunk of this size is known to be, or may be, much quicker than the next larger one."""
+        mine, larger = self._known(at), self._known(at + 1)
+        return mine is None or larger is None or mine < GAIN * larger
 
-    def _known(self, chunk: int) -> float | None:
+    def _known(self, at: int) -> float | None:
         """The seconds that such a piece takes, if that was seen lately."""
-        return self._seconds[chunk] if self._pieces - self._seen.get(chunk, -MEMORY - 1) <= MEMORY else None
+        size = self._sizes[at]
+        return self._seconds[size] if self._pieces - self._seen.get(size, -MEMORY - 1) <= MEMORY else None
 
 
 def _smoothed(before: float | None, now: float) -> float:
