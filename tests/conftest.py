@@ -3,6 +3,7 @@
 import hashlib
 import os
 import signal
+import sys
 import tempfile
 from pathlib import Path
 
@@ -15,6 +16,10 @@ from tiny_models import tiny_gemma3 as tiny_gemma3_source
 
 # Servers that tests start are on no record of the user's, and are stopped by none of their commands.
 os.environ["MLX_WS_STATE"] = tempfile.mkdtemp(prefix="mlx-ws-test-")
+
+# Each server and worker is a Python of its own; where no bytecode may be kept, each compiles MLX's libraries anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # A shell's background job ignores Ctrl-C, one under `nohup` SIGHUP, and hands that down. Servers that tests start
 # must heed both.
