@@ -57,7 +57,8 @@ class Mlx:
 def mlx(tmp_path: Path) -> Iterator[Mlx]:
     program = Mlx(tmp_path)
     yield program
-    program("stop", "--all")
+    if (tmp_path / "state").exists():  # else it started nothing
+        program("stop", "--all")
 
 
 @pytest.fixture

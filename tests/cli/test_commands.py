@@ -1,22 +1,37 @@
-"""The real `mlx`, as a program of its own."""
+"""The real `mlx`: as a program of its own, and in this process where only its words and its status matter."""
 
 import dataclasses
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
-from mlx_websockets.cli.app import COMMANDS
+from mlx_websockets.cli.app import COMMANDS, main
 from mlx_websockets.cli.flags import default_text, opposite_of
 from mlx_websockets.settings import Settings
 
+Told = subprocess.CompletedProcess[str]
 
-def mlx(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+
+def mlx(*arguments: str, **environment: str) -> Told:
     command = [sys.executable, "-m", "mlx_websockets", *arguments]
     return subprocess.run(
         command, capture_output=True, text=True, timeout=60, env={**os.environ, "COLUMNS": "100", **environment}
     )
+
+
+@pytest.fixture
+def mlx_here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Told]:
+    """As `mlx`, but in this process: a program's start takes longer than any help."""
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def told(*arguments: str) -> Told:
+        status = main(arguments)
+        return Told(arguments, status, *capsys.readouterr())
+
+    return told
 
 
 # --- help and version -----------------------------------------------------------------
@@ -33,24 +48,24 @@ def test_help_is_there_whichever_way_one_asks_and_names_every_command(arguments)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_commands_help_is_the_same_with_help_before_or_after(name):
-    before, after = mlx("help", *name.split()), mlx(*name.split(), "--help")
+def test_a_commands_help_is_the_same_with_help_before_or_after(mlx_here, name):
+    before, after = mlx_here("help", *name.split()), mlx_here(*name.split(), "--help")
 
     assert (before.returncode, before.stderr) == (0, "")
     assert before.stdout == after.stdout
     assert COMMANDS[name].summary in before.stdout
 
 
-def test_serve_has_a_flag_for_each_setting_and_no_other():
-    told = mlx("serve", "--help").stdout
+def test_serve_has_a_flag_for_each_setting_and_no_other(mlx_here):
+    told = mlx_here("serve", "--help").stdout
 
     flags = {word for line in told.splitlines() for word in line.split()[:1] if word.startswith("--")}
 
     assert {"--" + each.name.replace("_", "-") for each in dataclasses.fields(Settings)} == flags
 
 
-def test_the_help_of_serve_says_each_default():
-    told = " ".join(mlx("serve", "--help").stdout.split())
+def test_the_help_of_serve_says_each_default(mlx_here):
+    told = " ".join(mlx_here("serve", "--help").stdout.split())
 
     for each in dataclasses.fields(Settings):
         if default_text(each):
@@ -128,8 +143,8 @@ def test_nothing_heavy_is_imported_before_a_command_really_starts(arguments):
         (("serve", "--tokenizer-config", "nowhere.json"), "there is no file nowhere.json.", "existing file"),
     ],
 )
-def test_a_mistake_ends_with_status_2_what_is_wrong_and_what_to_do_next(arguments, reason, hint):
-    told = mlx(*arguments)
+def test_a_mistake_ends_with_status_2_what_is_wrong_and_what_to_do_next(mlx_here, arguments, reason, hint):
+    told = mlx_here(*arguments)
 
     assert (told.returncode, told.stdout) == (2, "")
     assert told.stderr.startswith("✗ ")
