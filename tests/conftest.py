@@ -1,5 +1,6 @@
 """Real models to test with, small ones. Each is built once and kept in the user's cache directory."""
 
+import ctypes
 import hashlib
 import os
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from mlx_websockets.engine.blas import find_blas
 from mlx_websockets.engine.models.cache import cache_folder
 from mlx_websockets.engine.worker import demo
 from tiny_models import tiny_gemma3 as tiny_gemma3_source
@@ -20,6 +22,11 @@ os.environ["MLX_WS_STATE"] = tempfile.mkdtemp(prefix="mlx-ws-test-")
 # Each server and worker is a Python of its own; where no bytecode may be kept, each compiles MLX's libraries anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+# What tests compute in this process they compute with the BLAS that a worker is given: mlx's own, which is found where
+# no other was loaded before, is many times slower.
+if (blas := find_blas()) and blas.name != "preloaded":
+    ctypes.CDLL(blas.path, ctypes.RTLD_GLOBAL)
 
 # A shell's background job ignores Ctrl-C, one under `nohup` SIGHUP, and hands that down. Servers that tests start
 # must heed both.
