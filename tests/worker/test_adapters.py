@@ -1,4 +1,4 @@
-"""LoRA adapters and quantised caches: real tiny models in a real worker."""
+"""LoRA adapters and quantised caches: real tiny models in a real worker, or in a start of one."""
 
 import asyncio
 import json
@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.worker.starting import refusal_here
 
 from mlx_websockets.engine.client import Engine
 from mlx_websockets.engine.messages import ModelSpec
@@ -114,7 +115,7 @@ def test_half_an_adapter_is_refused_with_the_name_of_what_is_missing(
     shutil.copytree(adapter, half)
     (half / missing).unlink()
 
-    error = refusal(ModelSpec(model=str(tiny_gemma3), adapter=str(half)))
+    error = refusal_here(ModelSpec(model=str(tiny_gemma3), adapter=str(half)))
 
     assert isinstance(error, ModelBroken)
     assert missing in error.reason
@@ -126,7 +127,7 @@ def test_an_adapter_that_was_cut_off_is_refused(tiny_gemma3: Path, adapter: Path
     weights = broken / "adapters.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
 
-    assert "is cut off" in refusal(ModelSpec(model=str(tiny_gemma3), adapter=str(broken))).reason
+    assert "is cut off" in refusal_here(ModelSpec(model=str(tiny_gemma3), adapter=str(broken))).reason
 
 
 def test_an_adapter_of_another_model_is_refused_and_not_the_model_blamed(
@@ -175,7 +176,7 @@ def test_few_bits_change_replies_and_many_hardly_do(wide_gemma3: Path):
 
 
 def test_a_model_that_can_t_have_its_cache_quantised_says_so_at_the_start(tiny_gemma3: Path):
-    error = refusal(ModelSpec(model=str(tiny_gemma3), kv_bits=8))
+    error = refusal_here(ModelSpec(model=str(tiny_gemma3), kv_bits=8))
 
     assert isinstance(error, UsageError)
     assert "--kv-bits" in error.reason

@@ -1,4 +1,4 @@
-"""Drafters in a real worker: what is one, what is none, and what a peer gets."""
+"""Drafters in a real worker, or in a start of one: what is one, what is none, and what a peer gets."""
 
 import asyncio
 import json
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.worker.starting import refusal_here
 
 from mlx_websockets.engine.client import Engine
 from mlx_websockets.engine.messages import ModelSpec
@@ -89,21 +90,21 @@ def test_an_ordinary_model_is_no_drafter_and_is_told_which_kinds_there_are(model
 def test_a_drafter_for_a_model_of_another_size_is_refused(model: Path, tmp_path: Path):
     write_head(tmp_path, width=32)
 
-    error = refusal(ModelSpec(model=str(model), draft_model=str(tmp_path)))
+    error = refusal_here(ModelSpec(model=str(model), draft_model=str(tmp_path)))
 
     assert isinstance(error, UsageError)
     assert "can't draft for this model" in error.reason
 
 
 def test_a_model_that_no_drafter_can_follow_is_told_so_at_the_start(tiny_gemma3: Path, head: Path):
-    error = refusal(ModelSpec(model=str(tiny_gemma3), draft_model=str(head)))
+    error = refusal_here(ModelSpec(model=str(tiny_gemma3), draft_model=str(head)))
 
     assert isinstance(error, UsageError)
     assert "can't draft for this model" in error.reason
 
 
 def test_a_drafter_that_is_not_there_is_refused(model: Path, tmp_path: Path):
-    assert isinstance(refusal(ModelSpec(model=str(model), draft_model=str(tmp_path / "no"))), ModelNotFound)
+    assert isinstance(refusal_here(ModelSpec(model=str(model), draft_model=str(tmp_path / "no"))), ModelNotFound)
 
 
 def test_a_drafter_that_was_cut_off_is_refused(model: Path, head: Path, tmp_path: Path):
@@ -112,7 +113,7 @@ def test_a_drafter_that_was_cut_off_is_refused(model: Path, head: Path, tmp_path
     weights = broken / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
 
-    assert "is cut off" in refusal(ModelSpec(model=str(model), draft_model=str(broken))).reason
+    assert "is cut off" in refusal_here(ModelSpec(model=str(model), draft_model=str(broken))).reason
 
 
 def test_code_of_a_drafter_is_never_run_even_where_the_models_is(model: Path, head: Path, tmp_path: Path):
