@@ -98,7 +98,7 @@ def test_the_conversation_is_remembered_where_a_request_asks_for_it(demo_server:
             )
             question = "What color is the square?"
             remembered = await talk.ask(type="text_input", id="2", content=question, history=True, config=GREEDY)
-            forgotten = await talk.ask(type="text_input", id="3", content=question, config=GREEDY)
+            forgotten = await talk.ask(type="text_input", id="3", content=question, config={"maxOutputTokens": 1})
             return remembered.text, forgotten.end["usage"]["image_tokens"]
 
     remembered, image_tokens = asyncio.run(story())

@@ -15,7 +15,8 @@ QUESTION = "Tell me a long story about a dragon who learns to cook."
 
 async def stream(server: Server) -> dict[str, Any]:
     async with peer(server.url) as talk:
-        await talk.ask(type="text_input", content="Hello")  # the first request of a process warms it up
+        warm_up = {"maxOutputTokens": 4}  # the first request of a process takes longer
+        await talk.ask(type="text_input", content="Hello", config=warm_up)
         reply = await talk.ask(type="text_input", content=QUESTION, config={"maxOutputTokens": 100, "temperature": 0})
     return {
         "token messages": len(reply.tokens),
