@@ -45,7 +45,8 @@ class Pace:
         self._seen: dict[int, int] = {}  # likewise: the number of the piece that told it
         self._pieces = 0
         self.usual_gap = 0.0
-        """Seconds between two tokens of a reply while no prompt is computed; 0 = not known yet."""
+        """Seconds between two tokens of a reply without what prompts took; 0 = not known yet."""
+        self._calm_gap = 0.0  # likewise, when no prompt was computed: a step finds its caches warm
 
     def chunk(self, prompt: int, *, others_run: bool) -> int:
         """How many tokens to compute now of a prompt of so many."""
@@ -61,6 +62,8 @@ class Pace:
         """
         own = max(gap - spent, 0.0)
         self.usual_gap = _smoothed(self.usual_gap or None, own)
+        if not tokens:
+            self._calm_gap = _smoothed(self._calm_gap or None, own)
         if tokens == self._sizes[self._at]:
             self._pieces += 1
             self._seconds[tokens] = _smoothed(self._known(self._at), spent)
@@ -68,7 +71,7 @@ class Pace:
             self._adapt(own)
 
     def _adapt(self, own: float) -> None:
-        bound, seconds = STRETCH * own, self._seconds[self._sizes[self._at]]
+        bound, seconds = STRETCH * min(self._calm_gap or own, own), self._seconds[self._sizes[self._at]]
         if self._at + 1 < len(self._sizes):
             larger = self._known(self._at + 1) or GROWTH * seconds
             if own + larger <= bound or not self._gains(self._at):
