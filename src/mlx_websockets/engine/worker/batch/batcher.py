@@ -19,7 +19,7 @@ from mlx_websockets.engine.worker.batch.caches import CacheQuantization, Caches
 from mlx_websockets.engine.worker.batch.decoding import Decoding, Grammar, Left, Row, Token
 from mlx_websockets.engine.worker.batch.drafting import DraftedPrefill, Drafter, Drafting
 from mlx_websockets.engine.worker.batch.masses import computes_on_cpu
-from mlx_websockets.engine.worker.batch.pace import SHORTEST_CHUNK, Pace
+from mlx_websockets.engine.worker.batch.pace import POWERS, Pace
 from mlx_websockets.engine.worker.batch.prefill import Prefill, goes_with_others, may_be_cut
 from mlx_websockets.engine.worker.batch.prefixes import SHORTEST_WORTH_KEEPING, KeptPrefixes, Match, alike
 from mlx_websockets.engine.worker.batch.sampler import RowSampling
@@ -82,7 +82,7 @@ class Batcher:
         is_end: whether a token ends a reply.
         rows: how many replies may run together, those whose prompts are being computed counted in.
         prefill_chunk: prompt tokens that are computed in one piece at most.
-        shortest_chunk: and at least, where replies run meanwhile.
+        piece_sizes: what a piece may have where replies run meanwhile, rising.
         kept: what earlier prompts left behind; it outlives a batcher.
         quantization: of the keys and values that are kept; None: they are kept as they are computed.
         drafter: guesses ahead for a greedy reply that begins alone.
@@ -95,7 +95,7 @@ class Batcher:
         *,
         rows: int,
         prefill_chunk: int,
-        shortest_chunk: int = SHORTEST_CHUNK["cuda"],
+        piece_sizes: Many[int] = POWERS,
         kept: KeptPrefixes | None = None,
         quantization: CacheQuantization | None = None,
         drafter: Drafter | None = None,
@@ -109,7 +109,7 @@ class Batcher:
         self._takes_rows = caches.can_be_rows(empty)
         # A GPU computes the next tokens while the last ones are told. On a CPU to set them going is to wait for them.
         self._tells_at_once = computes_on_cpu()
-        self._pace = Pace(prefill_chunk, shortest_chunk)
+        self._pace = Pace(prefill_chunk, piece_sizes)
         self._decoding = Decoding(self._language_model)
         self._drafting = Drafting(model, drafter, prefill_chunk)
         self._jobs: dict[int, _Job] = {}
