@@ -3,8 +3,7 @@
 Its own group, so that Ctrl-C in the terminal reaches the server alone, which then stops the
 worker in order. Not its own session: Linux shares the cores out by session, and between two of
 them the event loop waited up to a tenth of a second for its turn. What the worker prints goes to
-the log, never to the terminal.
-Nothing here knows what the worker does.
+the log, never to the terminal. Nothing here knows what the worker does.
 """
 
 import asyncio

@@ -55,6 +55,7 @@ def test_a_very_long_prompt_is_not_cut_into_ever_more_pieces():
     settled(pace, lambda tokens: float(tokens))
 
     assert pace.chunk(100 * MOST_PIECES, others_run=True) == 100
+    assert pace.chunk(1000 * MOST_PIECES, others_run=True) == 512
 
 
 def test_the_first_chunk_is_neither():

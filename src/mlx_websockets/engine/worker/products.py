@@ -29,7 +29,7 @@ BetterRows = Mapping[int, int]
 
 def use_better_rows(model: nn.Module) -> None:
     """Let the model's layers compute more rows than are wanted wherever that is faster here."""
-    if better := better_rows(_seconds_of_products()):
+    if _plain_layers(model) and (better := better_rows(_seconds_of_products())):
         fill_up(model, better)
 
 
@@ -55,9 +55,16 @@ def fill_up(model: nn.Module, better: BetterRows) -> None:
             return _filled_up(super().as_linear, x, better)
 
     classes = {nn.Linear: Linear, nn.Embedding: Embedding}
-    for module in model.modules():
-        if type(module) in classes and module.weight.dtype == mx.float32:
-            module.__class__ = classes[type(module)]
+    for layer in _plain_layers(model):
+        layer.__class__ = classes[type(layer)]
+
+
+def _plain_layers(model: nn.Module) -> list[nn.Module]:
+    return [
+        layer
+        for layer in model.modules()
+        if type(layer) in (nn.Linear, nn.Embedding) and layer.weight.dtype == mx.float32
+    ]
 
 
 def _filled_up(product: Callable[[mx.array], Any], x: mx.array, better: BetterRows) -> mx.array:

@@ -52,7 +52,7 @@ class Pace:
 
     def chunk(self, prompt: int, *, others_run: bool) -> int:
         """How many tokens to compute now of a prompt of so many."""
-        return max(self._sizes[self._at], prompt // MOST_PIECES) if others_run else self.most
+        return min(self.most, max(self._sizes[self._at], prompt // MOST_PIECES)) if others_run else self.most
 
     def observe(self, gap: float, spent: float, tokens: int) -> None:
         """What happened between the last two tokens of the running replies.
