@@ -16,6 +16,7 @@ import msgspec
 import psutil
 
 from mlx_websockets.engine.messages import Cancel, FromWorker, Heartbeat, Load, Memory, Stop, Submit, ToWorker, Updates
+from mlx_websockets.engine.worker import heap
 from mlx_websockets.engine.worker.batch.batcher import Batcher, RowToken
 from mlx_websockets.engine.worker.batch.prefixes import KeptPrefixes
 from mlx_websockets.engine.worker.drift import Drift
@@ -87,6 +88,7 @@ class WorkerLoop:
         self._running: dict[int, Sequence] = {}
         self._updates: list[Update] = []
         self._stopping = False
+        self._is_tidy = False
         self._tokens = 0
         self._last_heartbeat = 0.0
 
@@ -110,6 +112,9 @@ class WorkerLoop:
             message = self._channel.receive(HEARTBEAT_SECONDS)
             if message is not None:
                 self._handle(message)
+            elif not self._is_tidy:
+                self._is_tidy = True
+                heap.give_back()
         self._hear()
 
     def _hear(self) -> None:
@@ -152,6 +157,7 @@ class WorkerLoop:
 
     def _begin(self, request: GenerationRequest, arrived_at: float) -> None:
         choice = request.choice
+        self._is_tidy = False
         candidates = [self._candidate(choice) for _ in range(choice.candidates)]
         prompt, vision_seconds = self._prompts.prompt(request)
         room = self._context_tokens - len(prompt.tokens)
