@@ -1,8 +1,10 @@
 """Real models to test with, small ones. Each is built once and kept in the user's cache directory."""
 
+import atexit
 import ctypes
 import hashlib
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -18,6 +20,7 @@ from tiny_models import tiny_gemma3 as tiny_gemma3_source
 
 # Servers that tests start are on no record of the user's, and are stopped by none of their commands.
 os.environ["MLX_WS_STATE"] = tempfile.mkdtemp(prefix="mlx-ws-test-")
+atexit.register(shutil.rmtree, os.environ["MLX_WS_STATE"], ignore_errors=True)
 
 # Each server and worker is a Python of its own; where no bytecode may be kept, each compiles MLX's libraries anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

@@ -82,21 +82,27 @@ def serve(model: str | Path, *flags: str, env: dict[str, str] | None = None) -> 
         "localhost",
         *flags,
     ]
-    state = tempfile.mkdtemp(prefix="mlx-ws-")  # on no record of the user's
-    environment = {**os.environ, "MLX_WS_STATE": state, **(env or {})}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-    server = Server(process)
-    try:
-        server.wait_until_up()
-        yield server
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(timeout=20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+    with tempfile.TemporaryDirectory(prefix="mlx-ws-") as state:  # on no record of the user's
+        environment = {**os.environ, "MLX_WS_STATE": state, **(env or {})}
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+        )
+        server = Server(process)
+        try:
+            server.wait_until_up()
+            yield server
+        finally:
+            _end(process)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 @dataclass
