@@ -127,6 +127,7 @@ def keep(page: Any, name: str, *, whole: bool = False) -> None:
 @contextmanager
 def panel(page: Any, name: str) -> Iterator[Any]:
     page.locator(f"[data-opens={name}]").click()
+    page.evaluate("() => new Promise(requestAnimationFrame)")  # by then the log is drawn
     yield page.locator(f"#{name}")
     if page.locator(f"#{name}").is_visible():
         page.locator(f"#{name} [data-closes]").click()
