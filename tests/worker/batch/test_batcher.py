@@ -158,3 +158,29 @@ def test_prompts_of_different_lengths_are_computed_in_one_pass_where_layers_forg
 
     assert {token.request for token in first_told} == set(range(8))
     assert worker.replies(*requests, batcher=worker.new_batcher(prefill_chunk=1024)) == alone
+
+
+def test_a_long_prompt_is_computed_some_layers_at_a_time_beside_a_reply(worker: Worker):
+    def asked(number: int, tokens: int) -> GenerationRequest:
+        message = ChatMessage("user", f"Is {number} {'really ' * 200}a number?")
+        return GenerationRequest(id=number, messages=(message,), choice=Choice(max_tokens=tokens))
+
+    first, second = asked(1, 400), asked(2, TOKENS)
+    alone = [worker.replies(each)[0] for each in (first, second)]
+    batcher = worker.new_batcher()
+    worker.insert(first, batcher)
+    while not (told := batcher.step()):
+        pass
+    said = {1: [token.token for token in told], 2: []}
+
+    worker.insert(second, batcher)
+    steps_until_the_second = 0
+    while len(batcher):
+        told = batcher.step()
+        steps_until_the_second += not said[2]
+        for token in told:
+            if token.end != "stop":
+                said[token.request].append(token.token)
+
+    assert [said[1], said[2]] == alone
+    assert steps_until_the_second > 200 // 16

@@ -1,79 +1,106 @@
 from collections.abc import Callable
 
-from mlx_websockets.engine.worker.batch.pace import FIRST_SHARE, MOST_PIECES, POWERS, SIZES, STRETCH, Pace
+from mlx_websockets.engine.worker.batch.pace import FIRST_SHARE, LAST, LEAST, MOST_GAPS, STRETCH, Pace
 
-USUAL, PROMPT = 0.1, 1000
+USUAL, LAYERS, PROMPT = 0.1, 30, 1000
+TIME = (STRETCH - 1) * USUAL
 
-
-def settled(pace: Pace, seconds_of: Callable[[int], float], usual: float = USUAL) -> int:
-    """The chunk that a pace ends up with where a chunk takes so long."""
-    for _ in range(60):
-        chunk = pace.chunk(PROMPT, others_run=True)
-        pace.observe(usual + seconds_of(chunk), seconds_of(chunk), chunk)
-    return pace.chunk(PROMPT, others_run=True)
+LayerSeconds = Callable[[int], float]
+"""Of a chunk of so many tokens."""
 
 
-def test_alone_a_prompt_is_computed_in_the_largest_pieces():
-    assert Pace(512, POWERS).chunk(PROMPT, others_run=False) == 512
+def in_calm(most: int = 512) -> Pace:
+    pace = Pace(most)
+    for _ in range(LAST):
+        pace.observe_gap(USUAL, 0.0)
+    return pace
 
 
-def test_chunks_shrink_until_the_gaps_are_short_enough():
-    chunk = settled(Pace(512, POWERS), lambda tokens: 0.01 * tokens)
-
-    assert chunk == 16
-    assert USUAL + 0.01 * chunk <= STRETCH * USUAL
-
-
-def test_chunks_grow_as_far_as_the_gaps_allow():
-    chunk = settled(Pace(512, POWERS), lambda tokens: 0.001 * tokens)
-
-    assert chunk == 128
-    assert USUAL + 0.001 * 2 * chunk > STRETCH * USUAL
+def gaps(pace: Pace, seconds_of: LayerSeconds, count: int = 200) -> list[float]:
+    """What the gaps become while a prompt is computed, of which each chunk takes so long."""
+    made = []
+    for _ in range(count):
+        size, layers = pace.chunk, pace.layers(PROMPT, LAYERS)
+        spent = layers * seconds_of(size)
+        pace.observe_layers(spent, layers)
+        pace.observe_gap(USUAL + spent, spent)
+        made.append(USUAL + spent)
+    return made
 
 
-def test_chunks_grow_where_they_hardly_show():
-    assert settled(Pace(512, POWERS), lambda tokens: 0.00001 * tokens) == 512
+def test_no_gap_grows_beyond_the_bound_and_most_are_near_it():
+    for per_token in (0.00001, 0.0001, 0.001):
+        made = gaps(in_calm(), lambda tokens, per_token=per_token: 0.002 + per_token * tokens)
+
+        assert max(made) <= STRETCH * USUAL
+        assert sorted(made)[len(made) // 2] > 0.75 * STRETCH * USUAL
 
 
-def test_chunks_do_not_shrink_where_that_gains_nothing():
-    assert settled(Pace(512, POWERS), lambda tokens: 0.5 + 0.0001 * tokens) >= 512 // FIRST_SHARE
+def test_chunks_shrink_where_few_layers_fit_into_a_gap():
+    pace = in_calm()
+    gaps(pace, lambda tokens: 0.005 * tokens)
+
+    assert pace.chunk == 8
+
+
+def test_chunks_grow_where_many_layers_fit():
+    pace = in_calm()
+    gaps(pace, lambda tokens: 0.001 + 0.00001 * tokens)
+
+    assert pace.chunk == 512
+
+
+def test_a_time_much_longer_than_the_others_makes_the_next_gaps_shorter_and_is_forgotten():
+    pace = in_calm()
+    gaps(pace, lambda _: TIME / 5.5)
+    assert pace.layers(PROMPT, LAYERS) == 5
+
+    pace.observe_layers(TIME, 1)
+
+    assert pace.layers(PROMPT, LAYERS) <= 2
+    gaps(pace, lambda _: TIME / 5.5, LAST)
+    assert pace.layers(PROMPT, LAYERS) == 5
+
+
+def test_how_long_a_layer_takes_is_found_out_with_one():
+    assert in_calm().layers(PROMPT, LAYERS) <= 2
 
 
 def test_a_chunk_is_never_smaller_than_the_least_nor_larger_than_the_most():
-    assert settled(Pace(512, POWERS), lambda tokens: float(tokens)) == POWERS[0]
-    assert settled(Pace(512, SIZES["cpu"]), lambda tokens: float(tokens)) == 4
-    assert settled(Pace(16, POWERS), lambda tokens: 0.0) == 16
-    assert settled(Pace(3, POWERS), lambda tokens: float(tokens)) == 3
+    for most, seconds, wanted in ((512, 9.0, LEAST), (16, 0.0, 16), (3, 9.0, 3)):
+        pace = in_calm(most)
+        gaps(pace, lambda _, seconds=seconds: seconds)
 
-
-def test_between_a_small_chunk_and_one_of_twice_its_size_a_cpu_has_others():
-    assert settled(Pace(512, SIZES["cpu"]), lambda tokens: 0.06 + 0.015 * tokens) in (6, 7)
-
-
-def test_a_very_long_prompt_is_not_cut_into_ever_more_pieces():
-    pace = Pace(512, POWERS)
-    settled(pace, lambda tokens: float(tokens))
-
-    assert pace.chunk(100 * MOST_PIECES, others_run=True) == 100
-    assert pace.chunk(1000 * MOST_PIECES, others_run=True) == 512
+        assert pace.chunk == wanted
 
 
 def test_the_first_chunk_is_neither():
-    assert Pace(512, POWERS).chunk(PROMPT, others_run=True) == 512 // FIRST_SHARE
-    assert Pace(16, POWERS).chunk(PROMPT, others_run=True) == POWERS[0]
+    assert Pace(512).chunk == 512 // FIRST_SHARE
+    assert Pace(16).chunk == LEAST
 
 
-def test_a_short_last_piece_says_nothing_about_larger_chunks():
-    pace = Pace(512, POWERS)
+def test_a_long_prompt_is_not_spread_over_ever_more_gaps():
+    pace = in_calm()
+    gaps(pace, lambda _: 9.0)
 
-    pace.observe(0.1, 0.09, 1)
-
-    assert pace.chunk(PROMPT, others_run=True) == 512 // FIRST_SHARE
+    for tokens in (100, 2000, 50_000):
+        chunks = -(-tokens // pace.chunk)
+        assert chunks * LAYERS / pace.layers(tokens, LAYERS) <= MOST_GAPS
 
 
 def test_the_usual_gap_leaves_out_what_prompts_took():
-    pace = Pace(512, POWERS)
+    pace = Pace(512)
 
-    pace.observe(0.5, 0.4, 100)
+    pace.observe_gap(0.5, 0.4)
 
     assert abs(pace.usual_gap - 0.1) < 1e-9
+
+
+def test_what_a_gap_may_grow_to_is_told_by_the_gaps_of_calm():
+    pace = in_calm()
+    gaps(pace, lambda _: TIME / 3.5)
+
+    for _ in range(LAST):
+        pace.observe_gap(USUAL * 3 + TIME, TIME)  # a machine that has become slower while it computes the prompt
+
+    assert pace.layers(PROMPT, LAYERS) == 3

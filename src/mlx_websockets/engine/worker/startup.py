@@ -8,7 +8,6 @@ from mlx_websockets.engine.messages import Loading, ModelSpec, Ready
 from mlx_websockets.engine.worker.batch.batcher import Batcher
 from mlx_websockets.engine.worker.batch.caches import CacheQuantization
 from mlx_websockets.engine.worker.batch.drafting import Drafter
-from mlx_websockets.engine.worker.batch.pace import SIZES
 from mlx_websockets.engine.worker.batch.prefixes import KeptPrefixes
 from mlx_websockets.engine.worker.drafters import load_drafter, unfit
 from mlx_websockets.engine.worker.drift import Drift
@@ -63,7 +62,6 @@ def prepare(channel: Channel, spec: ModelSpec) -> WorkerLoop:
             loaded.tokenizer.stopping_criteria,
             rows=spec.rows,
             prefill_chunk=PREFILL_CHUNK[info.backend],
-            piece_sizes=SIZES[info.backend],
             kept=kept,
             quantization=quantization,
             drafter=drafter,

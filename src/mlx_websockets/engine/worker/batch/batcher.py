@@ -19,7 +19,7 @@ from mlx_websockets.engine.worker.batch.caches import CacheQuantization, Caches
 from mlx_websockets.engine.worker.batch.decoding import Decoding, Grammar, Left, Row, Token
 from mlx_websockets.engine.worker.batch.drafting import DraftedPrefill, Drafter, Drafting
 from mlx_websockets.engine.worker.batch.masses import computes_on_cpu
-from mlx_websockets.engine.worker.batch.pace import POWERS, Pace
+from mlx_websockets.engine.worker.batch.pace import Pace
 from mlx_websockets.engine.worker.batch.prefill import Prefill, goes_with_others, may_be_cut
 from mlx_websockets.engine.worker.batch.prefixes import SHORTEST_WORTH_KEEPING, KeptPrefixes, Match, alike
 from mlx_websockets.engine.worker.batch.sampler import RowSampling
@@ -82,7 +82,6 @@ class Batcher:
         is_end: whether a token ends a reply.
         rows: how many replies may run together, those whose prompts are being computed counted in.
         prefill_chunk: prompt tokens that are computed in one piece at most.
-        piece_sizes: what a piece may have where replies run meanwhile, rising.
         kept: what earlier prompts left behind; it outlives a batcher.
         quantization: of the keys and values that are kept; None: they are kept as they are computed.
         drafter: guesses ahead for a greedy reply that begins alone.
@@ -95,7 +94,6 @@ class Batcher:
         *,
         rows: int,
         prefill_chunk: int,
-        piece_sizes: Many[int] = POWERS,
         kept: KeptPrefixes | None = None,
         quantization: CacheQuantization | None = None,
         drafter: Drafter | None = None,
@@ -109,13 +107,13 @@ class Batcher:
         self._takes_rows = caches.can_be_rows(empty)
         # A GPU computes the next tokens while the last ones are told. On a CPU to set them going is to wait for them.
         self._tells_at_once = computes_on_cpu()
-        self._pace = Pace(prefill_chunk, piece_sizes)
+        self._pace = Pace(prefill_chunk)
         self._decoding = Decoding(self._language_model)
         self._drafting = Drafting(model, drafter, prefill_chunk)
         self._jobs: dict[int, _Job] = {}
         self._waiting: list[_Job] = []  # their prompts are not computed yet, or not wholly
         self._last_tokens_at: float | None = None
-        self._prefill_seconds, self._prefill_tokens = 0.0, 0  # since then
+        self._prefill_seconds = 0.0  # since then
         self._bytes_per_token = 0.0
 
     def __len__(self) -> int:
@@ -230,9 +228,9 @@ class Batcher:
     def _keep_pace(self) -> None:
         now = time.perf_counter()
         if self._last_tokens_at is not None:
-            self._pace.observe(now - self._last_tokens_at, self._prefill_seconds, self._prefill_tokens)
+            self._pace.observe_gap(now - self._last_tokens_at, self._prefill_seconds)
         self._last_tokens_at = now if self._running else None
-        self._prefill_seconds, self._prefill_tokens = 0.0, 0
+        self._prefill_seconds = 0.0
 
     # --- prompts ----------------------------------------------------------------------
 
@@ -240,23 +238,35 @@ class Batcher:
         """Compute a piece of a prompt. Returns first tokens, where they are told at once."""
         self._decoding.wait()  # what is under way is not the prompt's time
         began = time.perf_counter()
-        self._prefill_tokens += self._prefill()
+        self._prefill()
         told = self._end(*self._decoding.read()) if self._tells_at_once else []
         self._prefill_seconds += time.perf_counter() - began
         return told
 
-    def _prefill(self) -> int:
-        """Compute a piece of a prompt, or several short prompts. Returns how many tokens."""
+    def _prefill(self) -> None:
+        """Compute a piece of a prompt, or several short prompts."""
         job = first_in_line(self._waiting)
         if job.prefill is None:
             together, is_short = self._those_that_go_with(job), self._is_short(job)
             job.prefill = self._begun(together)
             if is_short:
-                return self._finish_together(together, job.prefill)
-        chunk = self._pace.chunk(len(job.prompt.tokens), others_run=len(self._running) > 0)
-        if not job.prefill.ends_within(chunk):
-            return job.prefill.advance(chunk)
-        return self._finish_together([job], job.prefill)
+                self._finish_together(together, job.prefill)
+                return
+        self._go_on(job.prefill, len(job.prompt.tokens))
+        if job.prefill.logits is not None and not job.prefill.is_planned:
+            self._start([job], job.prefill)
+
+    def _go_on(self, prefill: Prefill, tokens: int) -> None:
+        """Compute a piece of a prompt of so many tokens: a chunk, or beside replies some layers of a smaller one."""
+        others_run = len(self._running) > 0
+        if not prefill.is_planned:
+            prefill.plan(self._pace.chunk if others_run else self._pace.most)
+        if not others_run:
+            prefill.compute(prefill.layers)
+            return
+        began = time.perf_counter()
+        layers = prefill.compute(self._pace.layers(tokens, prefill.layers))
+        self._pace.observe_layers(time.perf_counter() - began, layers)
 
     def _prompts_go_first(self) -> bool:
         waiting = [job.priority for job in self._waiting if job.prefill is None and self._is_short(job)]
@@ -301,16 +311,17 @@ class Batcher:
             return caches.new_caches(self._language_model, self._quantization)
         return self._kept.caches_of(job.match, job.cached_tokens)
 
-    def _finish_together(self, jobs: Many[_Job], prefill: Prefill) -> int:
-        tokens = prefill.remaining
-        if not prefill.ends_within(tokens):
-            prefill.advance(tokens)
+    def _finish_together(self, jobs: Many[_Job], prefill: Prefill) -> None:
+        prefill.plan(self._pace.most)
+        while prefill.logits is None:
+            prefill.compute(prefill.layers)
+            prefill.plan(self._pace.most)
         self._start(jobs, prefill)
-        return tokens * len(jobs)
 
     def _start(self, jobs: Many[_Job], prefill: Prefill) -> None:
-        """Compute the last piece of the prompts, and let the replies run."""
-        logits = prefill.finish()
+        """Let the replies run whose prompts are computed."""
+        assert prefill.logits is not None
+        logits = prefill.logits
         if len(jobs) == 1 and jobs[0].match is not None:
             # Others may begin as this prompt does, and be here before its reply is over.
             self._keep(jobs[0].prompt.keys, caches.compact(prefill.caches))

@@ -1,105 +1,101 @@
-"""How much of a prompt is computed between two tokens of the running replies."""
+"""How much of a prompt is computed between two tokens of the running replies.
 
-from bisect import bisect_right
-from collections.abc import Sequence
+A prompt is computed in chunks of tokens, and each of these a few layers of the model at a time: as
+many as fit into the time that a gap between two tokens may grow by.
+"""
 
-STRETCH = 2.75
+from collections import deque
+from math import ceil
+from statistics import median
+
+STRETCH = 2.4
 """A gap between two tokens may grow to this many times its usual length while a prompt is computed."""
 
-POWERS = tuple(2**power for power in range(3, 31))
-SIZES = {"cpu": (4, 5, 6, 7, 8, 10, 12, 14, *POWERS[1:]), "metal": POWERS, "cuda": POWERS}
-"""Of chunks, by backend. A GPU likes shapes that it knows; to a CPU each is as good as another."""
+LEAST = 8
+"""Tokens of the smallest chunk. The others are this many, doubled some times."""
 
 FIRST_SHARE = 8
 """The first chunk is the largest divided by this."""
 
-MOST_PIECES = 512
-"""A prompt is not cut into more, however long a gap gets: it has to be read before its reply's time is over."""
+MOST_GAPS = 512
+"""A prompt is not spread over more, however long they get: it has to be read before its reply's time is over."""
 
-GAIN = 0.2
-"""A smaller chunk is worth it when it takes that much less time, as a share of the tokens that it has less: half of
-them a tenth less. A pass has costs of its own."""
+FEWEST_LAYERS, MOST_LAYERS = 2, 8
+"""That should fit into a gap. Chunks get smaller if it is fewer, and larger, which is faster, if it is more."""
 
-GROWTH = 0.6
-"""How much longer a larger chunk takes, likewise, as long as that is not known."""
-
-SMOOTHING = 0.25
-"""Weight of the newest time among earlier ones."""
-
-MEMORY = 6
-"""A time is good for so many pieces. The longer a prompt, the longer a piece of it takes: what was true at its
-beginning would tell of no gain later on."""
+LAST = 7
+"""Times that are looked at. Of these the middle one is what is usual: another program disturbs some."""
 
 
 class Pace:
-    """Finds the size of a chunk by looking at the time it takes.
+    """Fits prompts into the gaps between tokens by looking at the time that layers take.
 
     Args:
         most: tokens of a chunk while no reply runs, and the bound in any case.
-        sizes: of chunks while replies run, rising.
     """
 
-    def __init__(self, most: int, sizes: Sequence[int]) -> None:
+    def __init__(self, most: int) -> None:
         self.most = most
-        self._sizes = [size for size in sizes if size <= most] or [most]
-        self._at = max(0, bisect_right(self._sizes, most // FIRST_SHARE) - 1)
-        self._seconds: dict[int, float] = {}  # by size of chunk
-        self._seen: dict[int, int] = {}  # likewise: the number of the piece that told it
-        self._pieces = 0
-        self.usual_gap = 0.0
+        self._size = min(LEAST, most)
+        while self._size * 2 <= most // FIRST_SHARE:
+            self._size *= 2
+        self._layer_seconds = deque[float](maxlen=LAST)
+        self._gaps = deque[float](maxlen=LAST)
+        self._calm_gaps = deque[float](maxlen=LAST)  # in which no prompt was computed: a step finds its caches warm
+
+    @property
+    def chunk(self) -> int:
+        """How many tokens of a prompt to compute beside replies."""
+        return self._size
+
+    @property
+    def usual_gap(self) -> float:
         """Seconds between two tokens of a reply without what prompts took; 0 = not known yet."""
-        self._calm_gap = 0.0  # likewise, when no prompt was computed: a step finds its caches warm
+        return median(self._gaps) if self._gaps else 0.0
 
-    def chunk(self, prompt: int, *, others_run: bool) -> int:
-        """How many tokens to compute now of a prompt of so many."""
-        return min(self.most, max(self._sizes[self._at], prompt // MOST_PIECES)) if others_run else self.most
+    def layers(self, tokens: int, layers: int) -> int:
+        """How many layers of a chunk to compute now.
 
-    def observe(self, gap: float, spent: float, tokens: int) -> None:
+        Args:
+            tokens: of the whole prompt.
+            layers: that the model computes of each chunk.
+        """
+        due = ceil(ceil(tokens / self._size) * layers / MOST_GAPS)
+        # The longest of the times, for a gap that is too long is worse than one that could be longer.
+        fitting = int(self._time_left / max(self._layer_seconds)) if self._layer_seconds else 0
+        return max(1, due, fitting)
+
+    def observe_gap(self, gap: float, spent: float) -> None:
         """What happened between the last two tokens of the running replies.
 
         Args:
             gap: seconds between them.
             spent: how many of these went into prompts.
-            tokens: of prompts that were computed for it.
         """
         own = max(gap - spent, 0.0)
-        self.usual_gap = _smoothed(self.usual_gap or None, own)
-        if not tokens:
-            self._calm_gap = _smoothed(self._calm_gap or None, own)
-        if tokens == self._sizes[self._at]:
-            self._pieces += 1
-            self._seconds[tokens] = _smoothed(self._known(self._at), spent)
-            self._seen[tokens] = self._pieces
-            self._adapt(own)
+        self._gaps.append(own)
+        if not spent:
+            self._calm_gaps.append(own)
 
-    def _adapt(self, own: float) -> None:
-        bound, seconds = STRETCH * min(self._calm_gap or own, own), self._seconds[self._sizes[self._at]]
-        has_larger = self._at + 1 < len(self._sizes)
-        if has_larger and own + self._larger() <= bound:
-            self._at += 1
-        elif own + seconds <= bound:
+    def observe_layers(self, seconds: float, layers: int) -> None:
+        """How long so many layers of a chunk took."""
+        self._layer_seconds.append(max(seconds / layers, 1e-9))
+        if len(self._layer_seconds) < LAST or not self._gaps:
             return
-        elif self._at > 0 and self._gains(self._at - 1):
-            self._at -= 1
-        elif has_larger and not self._gains(self._at):
-            self._at += 1
+        fitting = self._time_left / median(self._layer_seconds)
+        if fitting < FEWEST_LAYERS and self._size > LEAST:
+            self._become(self._size // 2)
+        elif fitting > MOST_LAYERS and self._size * 2 <= self.most:
+            self._become(self._size * 2)
 
-    def _larger(self) -> float:
-        """How many seconds the next larger chunk takes, or should take."""
-        more = self._sizes[self._at + 1] / self._sizes[self._at] - 1
-        return self._known(self._at + 1) or self._seconds[self._sizes[self._at]] * (1 + GROWTH * more)
+    @property
+    def _time_left(self) -> float:
+        """Seconds of a gap that prompts may take."""
+        calm = median(self._calm_gaps) if self._calm_gaps else self.usual_gap
+        return (STRETCH - 1) * min(calm, self.usual_gap)
 
-    def _gains(self, at: int) -> bool:
-        """Whether a chunk of this size is known to be, or may be, much quicker than the next larger one."""
-        mine, larger = self._known(at), self._known(at + 1)
-        less = 1 - self._sizes[at] / self._sizes[at + 1]
-        return mine is None or larger is None or mine < larger * (1 - GAIN * less)
-
-    def _known(self, at: int) -> float | None:
-        """The seconds that such a piece takes, if that was seen lately."""
-        size = self._sizes[at]
-        return self._seconds[size] if self._pieces - self._seen.get(size, -MEMORY - 1) <= MEMORY else None
-
-
-def _smoothed(before: float | None, now: float) -> float:
-    return now if before is None else before + SMOOTHING * (now - before)
+    def _become(self, size: int) -> None:
+        guess = median(self._layer_seconds) * max(1.0, size / self._size)
+        self._size = size
+        self._layer_seconds.clear()
+        self._layer_seconds.append(guess)

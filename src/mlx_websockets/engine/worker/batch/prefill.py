@@ -35,6 +35,9 @@ class Prefill:
         prompts: a row each.
         row_caches: of each row, holding what is computed already: all but the last `remaining` tokens.
         remaining: at least 1.
+
+    Attributes:
+        logits: of each row's next token, (rows, vocabulary), lazily; None until the last tokens are begun on.
     """
 
     def __init__(self, language_model: Any, prompts: Rows[Prompt], row_caches: Rows[Caches], remaining: int) -> None:
@@ -45,23 +48,41 @@ class Prefill:
         self.remaining = remaining
         self._most_at_the_end = max(1, MOST_LOGITS // len(prompts))
         self._may_be_cut = len(prompts) > 1 or may_be_cut(language_model, prompts[0])
+        self.logits: mx.array | None = None
+        self._planned: list[list[Any]] = []  # of each layer, what is to be computed
 
-    def ends_within(self, most: int) -> bool:
+    @property
+    def layers(self) -> int:
+        """Of the model."""
+        return len(self.caches)
+
+    def plan(self, most: int) -> None:
+        """Begin on up to `most` tokens of each row. Nothing is computed until `compute` is called.
+
+        Once these are the last ones, `logits` are set.
+        """
+        if self._ends_within(most):
+            output = self._forward(self.remaining, logits_to_keep=1)
+            self.logits = getattr(output, "logits", output)[:, -1, :]
+        else:
+            tokens = min(most, self.remaining - 1)
+            self._forward(tokens, n_to_process=tokens)
+        self._planned = [caches.arrays([each]) for each in self.caches]
+
+    @property
+    def is_planned(self) -> bool:
+        """Some layers of the tokens that were begun on are still to be computed."""
+        return bool(self._planned)
+
+    def compute(self, layers: int) -> int:
+        """Compute up to so many layers of what is planned. Returns how many."""
+        now, self._planned = self._planned[:layers], self._planned[layers:]
+        mx.eval(now)  # MLX computes what these need, which is the layers before, and no more
+        return len(now)
+
+    def _ends_within(self, most: int) -> bool:
         """What remains is one last pass of no more than `most` tokens; or it can't be cut."""
         return self.remaining <= min(self._most_at_the_end, most) or not self._may_be_cut
-
-    def advance(self, most: int) -> int:
-        """Compute up to `most` tokens of each row, but not the last one. Returns how many of each."""
-        tokens = min(most, self.remaining - 1)
-        self._forward(tokens, n_to_process=tokens)
-        mx.eval(caches.arrays(self.caches))
-        return tokens
-
-    def finish(self) -> mx.array:
-        """Compute what remains. Returns the logits of each row's next token, (rows, vocabulary), lazily."""
-        output = self._forward(self.remaining, logits_to_keep=1)
-        logits: mx.array = getattr(output, "logits", output)
-        return logits[:, -1, :]
 
     def rope_deltas(self) -> mx.array | None:
         """Where positions go on after pictures that are counted in three dimensions, (rows, 1); None: they are not."""
