@@ -33,6 +33,7 @@ from mlx_websockets.server.limits import Limits
 from mlx_websockets.server.listener import http_protocol, websocket_protocol
 from mlx_websockets.server.mdns import announce as announce_by_mdns
 from mlx_websockets.server.mdns import check_available
+from mlx_websockets.server.rest import give_back_at_rest
 from mlx_websockets.server.status import own_version
 from mlx_websockets.settings import MAX_MESSAGE_BYTES, Settings
 
@@ -181,7 +182,11 @@ async def _serve_until_stopped(
     server: "_Server", house: House, sockets: list[socket.socket], addresses: Addresses, about: dict[str, str] | None
 ) -> None:
     """Serve, with the server's own tasks around it; with `about` it is announced by mDNS."""
-    tasks = [asyncio.create_task(watch_lag(house.metrics.lagged), name="lag watch")]
+    floor = house.floor
+    tasks = [
+        asyncio.create_task(watch_lag(house.metrics.lagged), name="lag watch"),
+        asyncio.create_task(give_back_at_rest(lambda: floor.running == floor.waiting == 0), name="rest"),
+    ]
     if about is not None:
         tasks.append(asyncio.create_task(announce_by_mdns(addresses, about), name="mDNS"))
     try:

@@ -15,8 +15,8 @@ import mlx.core as mx
 import msgspec
 import psutil
 
+from mlx_websockets import heap
 from mlx_websockets.engine.messages import Cancel, FromWorker, Heartbeat, Load, Memory, Stop, Submit, ToWorker, Updates
-from mlx_websockets.engine.worker import heap
 from mlx_websockets.engine.worker.batch.batcher import Batcher, RowToken
 from mlx_websockets.engine.worker.batch.prefixes import KeptPrefixes
 from mlx_websockets.engine.worker.drift import Drift

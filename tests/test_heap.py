@@ -4,7 +4,7 @@ import platform
 import psutil
 import pytest
 
-from mlx_websockets.engine.worker import heap
+from mlx_websockets import heap
 
 PIECES, PIECE_BYTES = 40_000, 2048
 

@@ -1,4 +1,4 @@
-"""The C library's heap, where what lives on a CPU is made: arrays, pictures, Python's larger objects."""
+"""The C library's heap, where pictures, Python's larger objects and, on a CPU, arrays are made."""
 
 import ctypes
 
@@ -9,7 +9,7 @@ _trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
 def give_back() -> None:
     """Let the system have the pages that nothing is in any more.
 
-    glibc keeps them for itself, more of them or fewer as the last pieces happened to lie: of a worker that does the
+    glibc keeps them for itself, more of them or fewer as the last pieces happened to lie: of a process that does the
     same day after day it could not be told whether it grows. This looks through all of the heap and takes milliseconds.
     """
     if _trim is not None:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from mlx_websockets import heap
 from mlx_websockets.engine.messages import FromWorker, ModelSpec, Stop, Submit, ToWorker
-from mlx_websockets.engine.worker import heap
 from mlx_websockets.engine.worker.startup import prepare
 from mlx_websockets.generation import ChatMessage, Choice, GenerationRequest
 
