@@ -1,6 +1,13 @@
 from dataclasses import dataclass
 
-from mlx_websockets.engine.worker.scheduler import PATIENCE, Waiting, first_in_line, in_one_pass, prompts_go_first
+from mlx_websockets.engine.worker.scheduler import (
+    PATIENCE,
+    Arrival,
+    Waiting,
+    first_in_line,
+    in_one_pass,
+    prompts_go_first,
+)
 from mlx_websockets.generation import ChatMessage, Choice, GenerationRequest, Priority
 
 
@@ -14,8 +21,8 @@ def test_requests_begin_in_the_order_of_arrival():
     waiting.add(request(1), 0.0)
     waiting.add(request(2), 0.5)
 
-    assert waiting.next(free_rows=1) == (request(1), 0.0)
-    assert waiting.next(free_rows=1) == (request(2), 0.5)
+    assert waiting.next(free_rows=1) == Arrival(request(1), 0.0)
+    assert waiting.next(free_rows=1) == Arrival(request(2), 0.5)
     assert waiting.next(free_rows=1) is None
 
 
@@ -26,7 +33,7 @@ def test_what_somebody_waits_for_begins_before_frames_and_these_before_what_nobo
 
     begun = [waiting.next(free_rows=1) for _ in range(4)]
 
-    assert [each[0].id for each in begun if each is not None] == [2, 1, 3, 0]
+    assert [each.request.id for each in begun if each is not None] == [2, 1, 3, 0]
 
 
 def test_a_request_for_several_rows_waits_for_them_and_is_not_overtaken():
@@ -35,7 +42,7 @@ def test_a_request_for_several_rows_waits_for_them_and_is_not_overtaken():
     waiting.add(request(2), 0.0)
 
     assert waiting.next(free_rows=3) is None
-    assert waiting.next(free_rows=4) == (request(1, candidates=4), 0.0)
+    assert waiting.next(free_rows=4) == Arrival(request(1, candidates=4), 0.0)
 
 
 def test_a_waiting_request_can_be_given_up_once():
@@ -46,7 +53,21 @@ def test_a_waiting_request_can_be_given_up_once():
     assert waiting.remove(1)
     assert not waiting.remove(1)
     assert len(waiting) == 1
-    assert waiting.next(free_rows=1) == (request(2), 0.0)
+    assert waiting.next(free_rows=1) == Arrival(request(2), 0.0)
+
+
+def test_what_is_put_back_is_next_unless_something_more_urgent_comes():
+    waiting = Waiting()
+    for id in (1, 2):
+        waiting.add(request(id, "frame"), 0.0)
+    taken = waiting.next(free_rows=1)
+    assert taken is not None
+    waiting.put_back(taken)
+    waiting.add(request(3), 0.5)
+
+    begun = [waiting.next(free_rows=1) for _ in range(3)]
+
+    assert [each.request.id for each in begun if each is not None] == [3, 1, 2]
 
 
 @dataclass(eq=False)

@@ -87,6 +87,35 @@ def test_the_model_s_vision_takes_no_time_for_a_known_picture(loaded: Loaded):
     assert [each > 0 for each in seconds] == [True, False, True, False]
 
 
+def test_pictures_are_looked_at_one_by_one_ahead_of_a_prompt(loaded: Loaded):
+    request = GenerationRequest(
+        id=1, messages=(ChatMessage("user", "?", tuple(PICTURES)),), choice=Choice(max_tokens=8)
+    )
+    prompts = loaded.prompts()
+    assert prompts.look_at_one(request) == 0, "before a first prompt it isn't known whether they can be"
+    asked(prompts, PICTURES[1])
+
+    looks = [prompts.look_at_one(request) > 0 for _ in range(3)]
+
+    assert looks == [True, True, False]
+    ahead, vision_seconds = prompts.prompt(request)
+    assert same(ahead.inputs, loaded.prompts(0).prompt(request)[0].inputs)
+    assert vision_seconds > 0, "several are compared once with a look at all of them"
+    assert prompts.prompt(request)[1] == 0
+
+
+def test_no_look_ahead_is_taken_that_can_not_be_kept(loaded: Loaded):
+    request = GenerationRequest(
+        id=1, messages=(ChatMessage("user", "?", tuple(PICTURES)),), choice=Choice(max_tokens=8)
+    )
+    one = loaded.prompts()
+    asked(one, PICTURES[0])
+    prompts = loaded.prompts(picture_bytes=one.nbytes)
+    asked(prompts, PICTURES[0])
+
+    assert prompts.look_at_one(request) == 0
+
+
 def test_one_picture_gives_the_library_s_numbers_and_several_do_up_to_rounding(loaded: Loaded):
     prompts, embed = loaded.prompts(), loaded.model.get_input_embeddings
 

@@ -24,10 +24,10 @@ from mlx_websockets.engine.worker.prompting.prompts import Prompts
 from mlx_websockets.engine.worker.reply.detokenizer import Detokenizer, Tokenizer, decoder
 from mlx_websockets.engine.worker.reply.grammar import Grammars
 from mlx_websockets.engine.worker.room import Room
-from mlx_websockets.engine.worker.scheduler import Waiting
+from mlx_websockets.engine.worker.scheduler import Arrival, Waiting
 from mlx_websockets.engine.worker.sequence import Candidate, Sequence
 from mlx_websockets.errors import EngineError
-from mlx_websockets.generation import Choice, Delta, Failed, GenerationRequest, Started, TokenLogprob, Update
+from mlx_websockets.generation import Choice, Delta, Failed, Started, TokenLogprob, Update
 
 logger = logging.getLogger(__name__)
 
@@ -139,15 +139,16 @@ class WorkerLoop:
         """Begin on requests as far as there is room, for a short while; one that can't be begun on ends here."""
         until: float | None = None
         seconds = PREPARATION_SECONDS if self._running else PREPARATION_SECONDS_BEFORE_ALL
-        while (taken := self._waiting.next(self._batcher.free_rows)) is not None:
-            request, arrived_at = taken
+        while (arrival := self._waiting.next(self._batcher.free_rows)) is not None:
             try:
-                self._begin(request, arrived_at)
+                if self._running and self._has_looked_ahead(arrival):
+                    return
+                self._begin(arrival)
             except EngineError as error:
-                self._updates.append(_refusal(request.id, error))
+                self._updates.append(_refusal(arrival.request.id, error))
             except Exception as error:
-                logger.exception("request %d could not be begun", request.id)
-                self._updates.append(_failure(request.id, error))
+                logger.exception("request %d could not be begun", arrival.request.id)
+                self._updates.append(_failure(arrival.request.id, error))
             now = time.perf_counter()
             if until is None:  # a picture may have waited for the step under way
                 until = now + seconds
@@ -155,8 +156,20 @@ class WorkerLoop:
                 return
             self._hear()
 
-    def _begin(self, request: GenerationRequest, arrived_at: float) -> None:
-        choice = request.choice
+    def _has_looked_ahead(self, arrival: Arrival) -> bool:
+        """Look at one of several pictures and put the request back, so that replies wait for no more than that one.
+
+        False: there was none to look at by itself.
+        """
+        seconds = self._prompts.look_at_one(arrival.request)
+        if not seconds:
+            return False
+        arrival.vision_seconds += seconds
+        self._waiting.put_back(arrival)
+        return True
+
+    def _begin(self, arrival: Arrival) -> None:
+        request, choice = arrival.request, arrival.request.choice
         self._is_tidy = False
         candidates = [self._candidate(choice) for _ in range(choice.candidates)]
         prompt, vision_seconds = self._prompts.prompt(request)
@@ -169,10 +182,10 @@ class WorkerLoop:
         self._running[request.id] = Sequence(
             request=request,
             candidates=candidates,
-            arrived_at=arrived_at,
+            arrived_at=arrival.at,
             input_tokens=len(prompt.tokens),
             image_tokens=prompt.image_tokens,
-            vision_seconds=vision_seconds,
+            vision_seconds=arrival.vision_seconds + vision_seconds,
             prepared_at=time.perf_counter(),
         )
         self._updates.append(Started(request.id))

@@ -5,6 +5,7 @@ until a row is free. Here it is settled whose prompt is computed first.
 """
 
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from mlx_websockets.generation import GenerationRequest, Priority
@@ -22,30 +23,48 @@ PASS_SHARE = 4
 longest; where one more would cost the others more than that, a pass of its own is cheaper."""
 
 
+@dataclass(slots=True)
+class Arrival:
+    """A request that has not begun.
+
+    Attributes:
+        at: when it came, in seconds of `time.perf_counter`.
+        vision_seconds: spent on its pictures already.
+    """
+
+    request: GenerationRequest
+    at: float
+    vision_seconds: float = 0.0
+
+
 class Waiting:
     """Requests that have not begun: by priority, and in the order of arrival."""
 
     def __init__(self) -> None:
-        self._requests: list[tuple[GenerationRequest, float]] = []
+        self._arrivals: list[Arrival] = []
 
     def __len__(self) -> int:
-        return len(self._requests)
+        return len(self._arrivals)
 
     def add(self, request: GenerationRequest, now: float) -> None:
-        self._requests.append((request, now))
-        self._requests.sort(key=lambda each: RANKS[each[0].priority])
+        self._arrivals.append(Arrival(request, now))
+        self._arrivals.sort(key=lambda each: RANKS[each.request.priority])
 
-    def next(self, free_rows: int) -> tuple[GenerationRequest, float] | None:
-        """Take the request to begin on, and when it arrived. One that needs many rows is not overtaken meanwhile."""
-        if self._requests and self._requests[0][0].choice.candidates <= free_rows:
-            return self._requests.pop(0)
+    def next(self, free_rows: int) -> Arrival | None:
+        """Take the request to begin on. One that needs many rows is not overtaken meanwhile."""
+        if self._arrivals and self._arrivals[0].request.choice.candidates <= free_rows:
+            return self._arrivals.pop(0)
         return None
+
+    def put_back(self, arrival: Arrival) -> None:
+        """Have what was taken last be the next again, unless something more urgent comes."""
+        self._arrivals.insert(0, arrival)
 
     def remove(self, request_id: int) -> bool:
         """Whether it was here."""
-        before = len(self._requests)
-        self._requests = [each for each in self._requests if each[0].id != request_id]
-        return len(self._requests) < before
+        before = len(self._arrivals)
+        self._arrivals = [each for each in self._arrivals if each.request.id != request_id]
+        return len(self._arrivals) < before
 
 
 class Prompt(Protocol):

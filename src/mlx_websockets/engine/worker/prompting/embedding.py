@@ -103,6 +103,21 @@ class Embedder:
         places = None if features is None else [each.places for each in features]
         return Embedded({**rest, **made}, places, self._vision_seconds)
 
+    def look_at_one(self, pictures: Sequence[bytes], alone: Callable[[int], Processed]) -> float:
+        """Look at the first of these pictures that is not known; `alone` is as in `embed`.
+
+        Returns how many seconds it took; 0: there is none, or what is seen can't be kept for the prompt.
+        """
+        if False not in self._shapes or None in self._shapes.values():
+            return 0.0
+        number = next((number for number, each in enumerate(pictures) if self._kept.get(each) is None), None)
+        if number is None:
+            return 0.0
+        self._vision_seconds = 0.0
+        self._with_one(alone(number))
+        all_are_kept = all(self._kept.get(each) is not None for each in pictures[: number + 1])
+        return self._vision_seconds if all_are_kept else 0.0
+
     def _made(self, prompt: Processed, alone: Callable[[int], Processed]) -> tuple[Made, list[Features] | None]:
         """What the model makes of the prompt, and of each picture; None: it can't be told which part is whose."""
         if not prompt.pictures:

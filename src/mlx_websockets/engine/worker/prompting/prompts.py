@@ -105,6 +105,17 @@ class Prompts:
             keys=prompt_keys(prompt.tokens, self._image_ids, prompt.pictures, embedded.places),
         ), embedded.vision_seconds
 
+    def look_at_one(self, request: GenerationRequest) -> float:
+        """Look at one of the request's pictures that is not known yet, so that `prompt` has less to do.
+
+        Returns how many seconds it took; 0: all are known, or there is but one, or they can't be looked at one by one.
+        """
+        images = [image for message in request.messages for image in message.images]
+        if len(images) < 2:
+            return 0.0
+        fingerprints = [fingerprint(image) for image in images]
+        return self._embedder.look_at_one(fingerprints, lambda number: self._alone(images[number]))
+
     # --- text -------------------------------------------------------------------------
 
     def _fitting(self, request: GenerationRequest) -> tuple[Processed, list[Image]]:
