@@ -17,6 +17,7 @@ from scripts.demo_model import labels
 from scripts.demo_model.photographs import INPUT_SIDE, Photographs, look_at
 from scripts.demo_model.questions import (
     KINDS,
+    LEARNT_WEIGHTS,
     Question,
     Shown,
     questions_about,
@@ -24,8 +25,9 @@ from scripts.demo_model.questions import (
     questions_about_several,
     shown,
 )
-from scripts.demo_model.scenes import Scene, Sprites, draw_scene
+from scripts.demo_model.scenes import Mix, Scene, Sprites, draw_scene
 from scripts.demo_model.small_talk import Answered
+from scripts.demo_model.vocabulary import DIGITS, LETTERS
 from tokenizers import Tokenizer
 
 ROW_TOKENS = 192
@@ -38,10 +40,18 @@ OTHER_SYSTEMS = (
     "You are a helpful voice assistant. Answer in one short sentence.",
     "You are the eyes of a small robot. Answer the question about the camera picture.",
 )
-USUAL_SYSTEM_SHARE, CONVERSATION_SHARE, PHOTO_SHARE, SMALL_TALK_SHARE = 0.75, 0.25, 0.07, 0.1
+USUAL_SYSTEM_SHARE, CONVERSATION_SHARE, PHOTO_SHARE, SMALL_TALK_SHARE = 0.75, 0.25, 0.08, 0.1
 QUESTIONS_A_PICTURE = 7
-SHOWN_SHARES = (0.50, 0.09, 0.08, 0.13, 0.13, 0.05, 0.02)
-"""Of each kind of scene: what is learnt slowly is shown more often than it is asked in the evaluation."""
+SHOWN = Mix(
+    scenes=(0.47, 0.08, 0.12, 0.11, 0.11, 0.09, 0.02),
+    grounds=(0.40, 0.11, 0.09, 0.14, 0.26),
+    same_shape=0.35,
+    same_color=0.25,
+    digits=f"{DIGITS}001169",
+    letters=f"{LETTERS}OOIIGLMQ",
+)
+"""What is learnt slowly is shown more often than the evaluation asks for it: things that are alike, characters that
+look like others, things before a photograph."""
 CROPS_KEPT, NEW_CROP_SHARE = 400, 0.25
 UNUSED = -1
 
@@ -78,7 +88,7 @@ class Picture:
     def questions(self, chance: random.Random, count: int) -> list[Question]:
         if self.photo is not None:
             return questions_about_photo(look_at(self.photo), chance, count)
-        return [] if self.scene is None else questions_about(self.scene, chance, count)
+        return [] if self.scene is None else questions_about(self.scene, chance, count, LEARNT_WEIGHTS)
 
     def shown(self) -> Shown:
         if self.photo is None and self.scene is not None:
@@ -124,7 +134,7 @@ class Packer:
     def _picture(self, chance: random.Random) -> Picture:
         if chance.random() < PHOTO_SHARE:
             return Picture(photo=self._photo(chance))
-        return Picture(scene=draw_scene(chance, self._sprites, SHOWN_SHARES))
+        return Picture(scene=draw_scene(chance, self._sprites, SHOWN))
 
     def _photo(self, chance: random.Random) -> npt.NDArray[np.uint8]:
         """A crop, now and then a new one: to make one takes longer than to draw ten scenes."""

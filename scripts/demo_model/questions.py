@@ -69,11 +69,12 @@ class Question:
 
 Asked = Question | None
 Ask = Callable[[Scene, random.Random], Asked]
+Weights = Mapping[SceneKind, Mapping[str, float]]
 
 
-def questions_about(scene: Scene, chance: random.Random, count: int) -> list[Question]:
-    """At most `count` questions of the kinds that suit the scene, and at least one."""
-    kinds = WEIGHTS[scene.kind]
+def questions_about(scene: Scene, chance: random.Random, count: int, weights: Weights | None = None) -> list[Question]:
+    """At most `count` questions of the kinds that suit the scene, and at least one; without weights, by `WEIGHTS`."""
+    kinds = (weights or WEIGHTS)[scene.kind]
     chosen = chance.choices(list(kinds), list(kinds.values()), k=3 * count)
     asked = [question for kind in chosen if (question := ASKS[kind](scene, chance)) is not None]
     return asked[:count] or [Question("description", DESCRIBE[0], describe(scene))]
@@ -679,7 +680,7 @@ ASKS: Mapping[str, Ask] = {
     "category": _category,
 }
 
-WEIGHTS: Mapping[SceneKind, Mapping[str, float]] = {
+WEIGHTS: Weights = {
     "shapes": {
         "description": 2, "color": 2, "shape": 1.5, "count": 2, "exists": 3, "relation": 18, "position": 3,
         "size": 13, "background": 0.6, "is_photo": 0.15,
@@ -699,7 +700,17 @@ WEIGHTS: Mapping[SceneKind, Mapping[str, float]] = {
     "mixed": {"description": 4, "color": 2, "count": 2, "relation": 6, "position": 2, "is_photo": 0.1},
     "empty": {"description": 2, "background": 2, "absent": 3, "is_photo": 0.3},
 }  # fmt: skip
-"""How often each kind of question is asked of each kind of scene; what was learnt slowly is asked often."""
+"""How often each kind of question is asked of each kind of scene, by the evaluation too."""
+
+_LEARNT_MORE: Weights = {
+    "shapes": {"relation": 14, "size": 11, "count": 8, "color": 4, "shape": 2.5},
+    "flat": {"count": 1},
+    "character": {"character": 7, "color": 2.5},
+    "emoji": {"count": 2.5},
+    "mixed": {"count": 5, "color": 4},
+}
+LEARNT_WEIGHTS: Weights = {kind: {**weights, **_LEARNT_MORE.get(kind, {})} for kind, weights in WEIGHTS.items()}
+"""The same for the training: what is learnt slowly, and what is to be right most often, is asked more often."""
 
 KINDS = (
     "description", "color", "shape", "count", "exists", "negated", "relation", "position", "size", "background",

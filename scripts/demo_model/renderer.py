@@ -29,7 +29,10 @@ SHAPE_COVER, OTHER_COVER = 0.4, 0.12
 
 TEXTURE_SIDE = 256
 NOISE_TEXTURES, NOISE_GRIDS = 24, (4, 8, 20, 60, 144)
-TEXTURE_ZOOM = (0.15, 0.8)
+TEXTURE_ZOOM = (0.15, 1.15)
+"""How much of a texture is seen across: up to the whole, as in the evaluation."""
+TURNED_SHARE = 0.3
+"""Of textures: how many have their colours in other channels, so that few photographs are many."""
 
 
 class Renderer:
@@ -81,7 +84,7 @@ class Renderer:
         x, y = points
         count, device = len(grounds), grounds.device
         kind = grounds[:, 0, None, None]
-        chance = torch.rand(8, count, 1, 1, device=device)
+        chance = torch.rand(9, count, 1, 1, device=device)
         cosine, sine = torch.cos(chance[0] * 6.283), torch.sin(chance[0] * 6.283)
         along, beside = (x - 0.5) * cosine + (y - 0.5) * sine, (y - 0.5) * cosine - (x - 0.5) * sine
         waves = 12 + 50 * chance[1]
@@ -98,15 +101,16 @@ class Renderer:
         down = ((x - 0.5) * torch.sin(turn) + (y - 0.5) * torch.cos(turn)) * zoom + (chance[7] - 0.5) * (1 - zoom) + 0.5
         across = torch.where(chance[2] < 0.5, 1 - across, across)
         strength = torch.where(is_photo, 0.6 + 0.5 * chance[1], 0.7 * chance[1])
+        turned = torch.where(chance[8] < TURNED_SHARE, chance[8] / TURNED_SHARE * 3, 0).long()
         layers = []
         for channel in range(3):
             base, other = grounds[:, 1 + channel, None, None], grounds[:, 4 + channel, None, None]
-            texture = self._texture_at(number, across, down, channel)
+            texture = self._texture_at(number, across, down, (turned + channel) % 3)
             textured = torch.where(is_photo, texture * strength, base + (texture - 0.5) * strength)
             layers.append(torch.where(kind >= 3, textured, base + (other - base) * share))
         return tuple(layers)
 
-    def _texture_at(self, number: Tensor, across: Tensor, down: Tensor, channel: int) -> Tensor:
+    def _texture_at(self, number: Tensor, across: Tensor, down: Tensor, channel: Tensor) -> Tensor:
         last = TEXTURE_SIDE - 1
         u, v = across.abs() * last, down.abs() * last
         u, v = last - (last - u).abs(), last - (last - v).abs()  # mirrored at the borders

@@ -36,9 +36,7 @@ AREAS: Mapping[str, float] = {
 
 MOST_THINGS = 4
 GROUNDS: tuple[Ground, ...] = ("plain", "gradient", "stripes", "noise", "photo")
-GROUND_SHARES = (0.50, 0.12, 0.08, 0.13, 0.17)
 SCENE_KINDS: tuple[SceneKind, ...] = ("shapes", "flat", "character", "text", "emoji", "mixed", "empty")
-SCENE_SHARES = (0.45, 0.07, 0.08, 0.20, 0.13, 0.05, 0.02)
 ASPECTS = (1.0, 4 / 3, 3 / 4, 16 / 9, 3 / 2)
 ASPECT_SHARES = (0.5, 0.3, 0.05, 0.08, 0.07)
 GRAY_SHARE = 0.04
@@ -49,6 +47,29 @@ COARSE_SHARE = 0.6
 """Of flat scenes: how many are as small as an icon."""
 
 ATTEMPTS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """How often what is drawn.
+
+    Attributes:
+        scenes: shares of each of `SCENE_KINDS`.
+        grounds: shares of each of `GROUNDS`.
+        same_shape, same_color: in how many scenes most things have one shape, one colour.
+        digits, letters: from which one is drawn; what comes twice is drawn twice as often.
+    """
+
+    scenes: tuple[float, ...] = (0.45, 0.07, 0.08, 0.20, 0.13, 0.05, 0.02)
+    grounds: tuple[float, ...] = (0.50, 0.12, 0.08, 0.13, 0.17)
+    same_shape: float = 0.22
+    same_color: float = 0.15
+    digits: str = DIGITS
+    letters: str = LETTERS
+
+
+ASKED = Mix()
+"""As the evaluation has it: to change this is to ask something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,21 +153,17 @@ class Sprites:
         return Sprites(by_text, tuple(text for text in longer if not text.isdigit()), numbers)
 
 
-def draw_scene(chance: random.Random, sprites: Sprites, shares: Sequence[float] = SCENE_SHARES) -> Scene:
-    """A random scene in which no two things touch and each differs from its ground.
-
-    Args:
-        shares: of each kind in `SCENE_KINDS`.
-    """
-    kind = chance.choices(SCENE_KINDS, shares)[0]
+def draw_scene(chance: random.Random, sprites: Sprites, mix: Mix = ASKED) -> Scene:
+    """A random scene in which no two things touch and each differs from its ground."""
+    kind = chance.choices(SCENE_KINDS, mix.scenes)[0]
     if kind == "flat":
         return _flat_scene(chance)
     aspect = chance.choices(ASPECTS, ASPECT_SHARES)[0]
     is_gray = kind != "emoji" and chance.random() < GRAY_SHARE
-    background = _background(chance, kind, is_gray)
+    background = _background(chance, kind, mix.grounds, is_gray)
     things: list[Thing] = []
     count = _count(chance, kind)
-    habits = _Habits.draw(chance, is_gray)
+    habits = _Habits.draw(chance, mix, is_gray)
     for _ in range(count):
         if (thing := _placed(chance, sprites, kind, count, aspect, things, background, habits)) is not None:
             things.append(thing)
@@ -175,15 +192,16 @@ def units(aspect: float) -> tuple[float, float]:
 class _Habits:
     """What the things of one scene have in common: sometimes a shape or a colour."""
 
+    mix: Mix
     shape: str | None
     color: str | None
     colors: tuple[str, ...]
 
     @staticmethod
-    def draw(chance: random.Random, is_gray: bool) -> "_Habits":
+    def draw(chance: random.Random, mix: Mix, is_gray: bool) -> "_Habits":
         colors = ACHROMATIC if is_gray else tuple(COLORS)
-        shape = chance.choice(SHAPES) if chance.random() < 0.22 else None
-        return _Habits(shape, chance.choice(colors) if chance.random() < 0.15 else None, colors)
+        shape = chance.choice(SHAPES) if chance.random() < mix.same_shape else None
+        return _Habits(mix, shape, chance.choice(colors) if chance.random() < mix.same_color else None, colors)
 
 
 def _count(chance: random.Random, kind: SceneKind) -> int:
@@ -199,9 +217,8 @@ def _count(chance: random.Random, kind: SceneKind) -> int:
     return 1
 
 
-def _background(chance: random.Random, kind: SceneKind, is_gray: bool) -> Background:
-    shares = GROUND_SHARES if kind != "empty" else (*GROUND_SHARES[:4], 0.0)
-    ground = chance.choices(GROUNDS, shares)[0]
+def _background(chance: random.Random, kind: SceneKind, shares: Sequence[float], is_gray: bool) -> Background:
+    ground = chance.choices(GROUNDS, shares if kind != "empty" else (*shares[:4], 0.0))[0]
     colors = ACHROMATIC if is_gray else tuple(COLORS)
     name = None
     if ground == "plain" and chance.random() < 0.7:
@@ -297,7 +314,8 @@ def _thing(
         name = habits.shape if habits.shape and chance.random() < 0.8 else chance.choice(SHAPES)
         sprite = SHAPES.index(name) * SHAPE_VARIANTS + chance.randrange(SHAPE_VARIANTS)
         return Thing("shape", name, color, rgb, x, y, radius, _turn(chance, name), False, sprite)
-    texts = {"digit": DIGITS, "letter": LETTERS, "word": sprites.words, "number": sprites.numbers}[what]
+    mix = habits.mix
+    texts = {"digit": mix.digits, "letter": mix.letters, "word": sprites.words, "number": sprites.numbers}[what]
     name = chance.choice(texts)
     turn = chance.uniform(-0.2, 0.2) if what in ("digit", "letter") else chance.uniform(-0.14, 0.14)
     return Thing(what, name, color, rgb, x, y, radius, turn, False, chance.choice(sprites.by_text[name]))

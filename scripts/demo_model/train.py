@@ -45,10 +45,15 @@ GROUND_WEIGHT = 0.15
 ANCHOR_SHARE, ANCHORED_SHARE = 0.3, 0.25
 """How much the first stage holds on to what the words already understand, when it goes on from earlier eyes; and of
 how many pictures."""
-HEAVIER = {"word": 3.0, "first": 1.5, "second": 1.5, "third": 1.5}
-"""Labels that count more: few pictures have them, and they are learnt slowly."""
+HEAVIER = {
+    "word": 3.0, "first": 1.5, "second": 1.5, "third": 1.5, "things": 2.0, "same_name": 2.0, "same_color": 2.0,
+}  # fmt: skip
+"""Labels that count more: few pictures have them, they are learnt slowly, or counting rests on them."""
 EXTREME_WEIGHT, BESIDE_WEIGHT = 2.0, 1.0
-ANSWER_WEIGHTS = {"relation": 3.0, "size": 5.0, "position": 1.5, "shape": 1.5, "count": 1.5, "digit": 1.5}
+ANSWER_WEIGHTS = {
+    "relation": 2.5, "size": 4.0, "position": 1.5, "shape": 2.0, "count": 3.5, "digit": 2.5, "letter": 2.5,
+    "color": 2.5, "emoji": 1.5, "photo": 1.5,
+}  # fmt: skip
 DECIDED_AT_ONCE, FIRST_WEIGHT = ("relation", "size"), 2.0
 """Answers that count more, and those whose first token does so again: it may be the yes or no that was asked for."""
 LOSS_OF_A_BEGINNER = 1.2
