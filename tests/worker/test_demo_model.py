@@ -3,10 +3,12 @@
 import json
 import shutil
 import threading
+from importlib.resources import as_file, files
 from pathlib import Path
 from queue import Queue
 from typing import Any
 
+import mlx.core as mx
 import pytest
 from filelock import FileLock
 from PIL import Image, ImageDraw
@@ -212,3 +214,15 @@ def test_while_another_process_builds_we_wait_and_say_so(no_index: Path, demo_mo
     assert "Waiting for another process" in first.stage
     assert "pip says" in str(outcome.get(timeout=60))
     builder.join(timeout=30)
+
+
+def test_each_patch_gets_the_position_that_it_was_trained_with(loaded: LoadedModel):
+    """The library looks positions up by fractions, which are rounded."""
+    with as_file(files(demo.__package__) / "assets" / demo.VISION_PART) as path:
+        shipped: Any = mx.load(str(path))
+    trained = shipped[demo.POSITIONS] + shipped["vision_model.embeddings.patch_embedding.bias"]
+    side = demo.IMAGE_SIDE
+
+    found = loaded.model.vision_model.embeddings(mx.zeros((1, side, side, 3)), mx.ones((1, demo.GRID, demo.GRID)))
+
+    assert mx.allclose(found[0], trained.astype(mx.float32), atol=1e-3)

@@ -25,10 +25,11 @@ from mlx_websockets.engine.worker import smollm2
 from mlx_websockets.engine.worker.smollm2 import SmolLM2, get_smollm2
 from mlx_websockets.errors import ModelBroken, StartError
 
-RECIPE = "1"
+RECIPE = "2"
 """Raise it when the same parts would make another folder."""
 
 VISION_PART = "demo-vision.npz"
+POSITIONS = "vision_model.embeddings.position_embedding.weight"
 TEMPLATE = "demo-chat-template.jinja"
 
 LOCK_SECONDS = 3600
@@ -37,7 +38,12 @@ LOCK_POLL_SECONDS = 0.5
 IMAGE_SIDE = 144
 PATCH_SIDE = 12
 SHUFFLE = 2
-IMAGE_TOKENS = (IMAGE_SIDE // PATCH_SIDE // SHUFFLE) ** 2
+GRID = IMAGE_SIDE // PATCH_SIDE
+IMAGE_TOKENS = (GRID // SHUFFLE) ** 2
+PLACES = 16
+"""Rows and columns of the table in which the library looks up where a patch is. It compares fractions: of twelve
+patches in a table of twelve the sixth is taken for the fifth, because 5/12 is rounded. In one of sixteen all are told
+apart."""
 IMAGE_TOKEN_ID = 4
 MAX_IMAGES = 3
 """So many pictures in one question is what it was trained with."""
@@ -67,7 +73,7 @@ CONFIG: dict[str, Any] = {
         "intermediate_size": 1024,
         "num_hidden_layers": 8,
         "num_attention_heads": 4,
-        "image_size": IMAGE_SIDE,
+        "image_size": PLACES * PATCH_SIDE,
         "patch_size": PATCH_SIDE,
         "num_channels": 3,
         "layer_norm_eps": 1e-6,
@@ -204,7 +210,11 @@ def _vision_weights() -> dict[str, Any]:
 
     with as_file(files(__package__) / "assets" / VISION_PART) as path:
         halves: Any = mx.load(str(path))
-        return {name: array.astype(mx.float32) for name, array in halves.items()}
+        weights = {name: array.astype(mx.float32) for name, array in halves.items()}
+    places = [row * PLACES // GRID * PLACES + column * PLACES // GRID for row in range(GRID) for column in range(GRID)]
+    table = mx.zeros((PLACES * PLACES, weights[POSITIONS].shape[1]))
+    table[mx.array(places)] = weights[POSITIONS]
+    return weights | {POSITIONS: table}
 
 
 def _with_picture_tokens(tokenizer: dict[str, Any]) -> dict[str, Any]:
