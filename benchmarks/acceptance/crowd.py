@@ -22,6 +22,7 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection, connect
 
 from benchmarks.acceptance.report import Outcome
+from benchmarks.acceptance.serving import end
 from benchmarks.acceptance.trials import Trial, conduct
 
 IDLE, TALKING, WORDS, TALK_STEP_MS = 2000, 200, 100, 200.0
@@ -66,11 +67,7 @@ def scripted_server(
         try:
             yield ScriptedServer(process)
         finally:
-            process.terminate()
-            try:
-                process.wait(timeout=20)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            end(process)
 
 
 def raise_descriptor_limit() -> None:

@@ -92,10 +92,11 @@ def serve(model: str | Path, *flags: str, env: dict[str, str] | None = None) -> 
             server.wait_until_up()
             yield server
         finally:
-            _end(process)
+            end(process)
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def end(process: subprocess.Popen[str]) -> None:
+    """Have a program that may still run end, in order or not."""
     if process.poll() is None:
         process.terminate()
         try:

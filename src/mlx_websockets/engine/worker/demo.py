@@ -25,8 +25,8 @@ from mlx_websockets.engine.worker import smollm2
 from mlx_websockets.engine.worker.smollm2 import SmolLM2, get_smollm2
 from mlx_websockets.errors import ModelBroken, StartError
 
-RECIPE = "2"
-"""Raise it when the same parts would make another folder."""
+RECIPE, TEXT_RECIPE = "2", "1"
+"""Raise one when the same parts would make another folder."""
 
 VISION_PART = "demo-vision.npz"
 POSITIONS = "vision_model.embeddings.position_embedding.weight"
@@ -117,7 +117,7 @@ def smollm2_text_model(report: Callable[[Loading], None]) -> Path:
         ModelNotFound: it can't be downloaded.
         StartError: the cache can't be written, or another process is building for too long.
     """
-    return _built_once(f"smollm2-{RECIPE}", _write_text_model, report)
+    return _built_once(f"smollm2-{TEXT_RECIPE}", _write_text_model, report)
 
 
 Write = Callable[[SmolLM2, Path], None]

@@ -108,7 +108,7 @@ class Embedder:
 
         Returns how many seconds it took; 0: there is none, or what is seen can't be kept for the prompt.
         """
-        if False not in self._shapes or None in self._shapes.values():
+        if False not in self._shapes or not self._may_know:
             return 0.0
         number = next((number for number, each in enumerate(pictures) if self._kept.get(each) is None), None)
         if number is None:
@@ -145,8 +145,7 @@ class Embedder:
         return made, features
 
     def _with_several(self, prompt: Processed, alone: Callable[[int], Processed]) -> tuple[Made, list[Features] | None]:
-        may_know = None not in self._shapes.values()
-        features = self._each(prompt.pictures, alone) if may_know else None
+        features = self._each(prompt.pictures, alone) if self._may_know else None
         if features is None or not self._fit(prompt, features):
             return self._looked_at(prompt), None
         if True not in self._shapes:
@@ -155,6 +154,11 @@ class Embedder:
         if shape is None or shape(features) is None:
             return self._looked_at(prompt), features
         return self._composed(prompt, features, shape), features
+
+    @property
+    def _may_know(self) -> bool:
+        """Nothing was found out yet that forbids to put features together that were seen one by one."""
+        return None not in self._shapes.values()
 
     def _each(self, pictures: Sequence[bytes], alone: Callable[[int], Processed]) -> list[Features] | None:
         """The features of each picture, looked at by itself where they are not known."""
