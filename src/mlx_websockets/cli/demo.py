@@ -4,7 +4,6 @@ import os
 import sys
 import webbrowser
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -28,20 +27,17 @@ def demo(
     opens: Annotated[bool, typer.Option("--open", metavar="", help="Open the page in a browser.")] = False,
 ) -> None:
     """Serve until Ctrl-C or SIGTERM. Raises what `mlx serve` does."""
-    run(resolve(AS_DEMO | given), Demo(opens=opens))
+    run(resolve(AS_DEMO | given), demo=_open if opens else _leave_closed)
 
 
-@dataclass(frozen=True, slots=True)
-class Demo:
-    """What is done beside serving."""
+def _open(addresses: "Addresses") -> None:
+    page = local_page(addresses, is_demo=True)
+    if not _opened(page):
+        Console(sys.stdout, is_optional=True).info(f"Open {page} in a browser; none was found here.")
 
-    opens: bool
 
-    def serving(self, addresses: "Addresses") -> None:
-        """Connections are accepted from now on."""
-        page = local_page(addresses, is_demo=True)
-        if self.opens and not _opened(page):
-            Console(sys.stdout, is_optional=True).info(f"Open {page} in a browser; none was found here.")
+def _leave_closed(_: "Addresses") -> None:
+    """The address is printed; that is enough."""
 
 
 def _opened(page: str) -> bool:

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     import asyncio
 
     from mlx_websockets.cli.access import WayIn
-    from mlx_websockets.cli.demo import Demo
     from mlx_websockets.cli.presence import Presence
     from mlx_websockets.engine.messages import Loading, ModelSpec
     from mlx_websockets.engine.pool import EnginePool
     from mlx_websockets.server.addresses import Addresses
+
+    WhenServing = Callable[[Addresses], None]
 
 
 @takes_settings
@@ -35,8 +36,11 @@ def serve(given: Given) -> None:
     run(resolve(given))
 
 
-def run(resolved: Resolved, demo: "Demo | None" = None) -> None:
-    """Serve with these settings. Raises what `serve` does."""
+def run(resolved: Resolved, *, demo: "WhenServing | None" = None) -> None:
+    """Serve with these settings, as a demo that does something more once it serves, if that is given.
+
+    Raises what `serve` does.
+    """
     settings = resolved.settings
     import asyncio
 
@@ -55,7 +59,7 @@ def run(resolved: Resolved, demo: "Demo | None" = None) -> None:
 
 
 async def _serve(
-    settings: Settings, console: Console, presence: "Presence", entrance: "WayIn", demo: "Demo | None"
+    settings: Settings, console: Console, presence: "Presence", entrance: "WayIn", demo: "WhenServing | None"
 ) -> bool:
     """Whether it was ready before it was stopped."""
     import asyncio
@@ -73,7 +77,7 @@ async def _serve(
         view.serving(addresses)
         presence.serving(addresses)
         if demo is not None:
-            demo.serving(addresses)
+            demo(addresses)
         if inheritance is not None:
             inheritance.say_ready()
 
