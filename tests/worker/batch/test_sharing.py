@@ -246,6 +246,19 @@ def test_what_was_computed_for_a_reply_that_was_given_up_serves_the_next_turn(mo
     assert len(SYSTEM) + len(said) - cached in (0, 1)
 
 
+def test_a_prompt_that_comes_as_another_has_just_begun_to_be_answered_finds_it(model: Any):
+    """What that one computed is kept only after its first token is told, which is no loss to who came in between."""
+    batcher = new_batcher(model, keeps=True)
+    batcher.insert(0, prompt(model, [*SYSTEM, 50]), Choice(max_tokens=20))
+    told = batcher.step()
+    assert [token.request for token in told] == [0]
+
+    batcher.insert(1, prompt(model, [*SYSTEM, 51]), Choice(max_tokens=1))
+
+    told = [token for _ in range(3) for token in batcher.step() if token.request == 1]
+    assert [token.cached_tokens for token in told] == [len(SYSTEM)]
+
+
 def test_while_more_short_prompts_wait_than_replies_run_the_replies_wait(model: Any):
     batcher = new_batcher(model, keeps=False)
     batcher.insert(0, prompt(model, [50, 51, 52]), Choice(max_tokens=8))

@@ -8,7 +8,7 @@ from collections import deque
 from math import ceil
 from statistics import median
 
-STRETCH = 2.4
+STRETCH = 2.2
 """A gap between two tokens may grow to this many times its usual length while a prompt is computed."""
 
 LEAST = 8
