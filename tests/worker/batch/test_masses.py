@@ -3,7 +3,7 @@
 import mlx.core as mx
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mlx_websockets.engine.worker.batch.masses import (
@@ -31,6 +31,11 @@ def rows_of(rows: int, size: int, seed: int) -> np.ndarray:
 
 def column(*values: float) -> mx.array:
     return mx.array(values)[:, None]
+
+
+def points_at(draws: np.ndarray, total: np.integer) -> np.ndarray:
+    """In 32-bit floats, as they are computed: their rounding decides on which side of a border a point lies."""
+    return (draws.astype(np.float32) * np.float32(total)).astype(np.uint64)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -91,7 +96,7 @@ def test_each_token_has_the_stretch_of_draws_that_its_mass_is(size: int):
     tokens = token_at(mx.repeat(found, 500, axis=0), column(*draws))
 
     ends = np.array(found)[0].astype(np.uint64).cumsum()
-    assert np.array(tokens).tolist() == np.searchsorted(ends, (draws * ends[-1]).astype(np.uint64), "right").tolist()
+    assert np.array(tokens).tolist() == np.searchsorted(ends, points_at(draws, ends[-1]), "right").tolist()
 
 
 @pytest.mark.parametrize("draw", [0.0, 0.5, 1.0 - 2**-53])
@@ -113,6 +118,7 @@ def test_of_equals_at_the_edge_the_first_ones_belong_to_the_nucleus():
 
 @settings(max_examples=80, deadline=None)
 @given(st.sampled_from(SIZES), st.integers(0, 2**32), st.sampled_from([0.0, 0.31, 0.77, 0.93, 0.9999999]))
+@example(1000, 1_101_199_962, 0.9999999)
 def test_the_nucleus_is_drawn_from_likeliest_first(size: int, seed: int, top_p: float):
     found = masses(mx.array(rows_of(1, size, seed)))
     draws = (np.arange(50) + 0.5) / 50
@@ -123,7 +129,7 @@ def test_the_nucleus_is_drawn_from_likeliest_first(size: int, seed: int, top_p: 
     falling = np.argsort(-np.array(found)[0].astype(np.int64), kind="stable")
     ends = np.array(found)[0, falling].astype(np.uint64).cumsum()
     belong = np.searchsorted(ends, max(1, np.ceil(np.float32(top_p) * np.float32(ends[-1])))) + 1
-    points = (draws * ends[:belong][-1]).astype(np.uint64)
+    points = points_at(draws, ends[:belong][-1])
     assert np.array(tokens).tolist() == falling[np.searchsorted(ends, points, "right")].tolist()
 
 
