@@ -27,7 +27,7 @@ class Plan:
     picture_tokens: int = 64
     long_prompt: int = 2000
     calm_seconds: float = 4.0
-    picture_pairs: int = 5
+    picture_pairs: int = 16
     turns: int = 10
     frame_seconds: float = 20.0
     lag_seconds: float = 20.0

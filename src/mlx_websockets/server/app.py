@@ -18,6 +18,7 @@ from mlx_websockets.server.gate import Gate, own_names
 from mlx_websockets.server.limits import Limits
 from mlx_websockets.server.parking import Parking
 from mlx_websockets.server.parties import Key
+from mlx_websockets.server.pictures import OpenedPictures
 from mlx_websockets.server.rates import RequestRates
 from mlx_websockets.server.status import Status
 from mlx_websockets.settings import Settings
@@ -50,6 +51,7 @@ def create_app(settings: Settings, engine: Engine, limits: Limits = Limits(), *,
         status=status,
         parking=Parking(max_parked=limits.max_parked, park_seconds=limits.park_seconds),
         openers=ThreadPoolExecutor(OPENERS, "pictures"),
+        pictures=OpenedPictures(),
         limits=limits,
         metrics=Metrics(status.levels),
         rates=RequestRates(limits.requests_per_minute),

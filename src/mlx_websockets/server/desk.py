@@ -12,7 +12,7 @@ import math
 import secrets
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,6 +21,7 @@ from typing import Protocol
 from mlx_websockets.errors import InvalidImage, Refused
 from mlx_websockets.events import (
     Ask,
+    EncodedImage,
     FrameInput,
     GoAway,
     ModelWish,
@@ -30,7 +31,7 @@ from mlx_websockets.events import (
     TurnLabel,
     Unreadable,
 )
-from mlx_websockets.generation import ChatMessage, Failed, Finished, GenerationRequest, Started, Update
+from mlx_websockets.generation import ChatMessage, Failed, Finished, GenerationRequest, Image, Started, Update
 from mlx_websockets.images import open_images
 from mlx_websockets.likeness import View, difference, view_of
 from mlx_websockets.metrics import Metrics
@@ -42,6 +43,7 @@ from mlx_websockets.server.limits import Limits
 from mlx_websockets.server.outbox import Outbox
 from mlx_websockets.server.parking import Parking, new_token
 from mlx_websockets.server.parties import Party
+from mlx_websockets.server.pictures import OpenedPictures
 from mlx_websockets.server.rates import Allowance, RequestRates
 from mlx_websockets.server.replay import Replay
 from mlx_websockets.server.status import Status
@@ -63,7 +65,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class House:
-    """What the desks of one server share. `openers` opens pictures, a bounded number at once."""
+    """What the desks of one server share. `openers` opens pictures, a bounded number at once; `pictures` keeps some."""
 
     settings: Settings
     engine: Engine
@@ -71,6 +73,7 @@ class House:
     status: Status
     parking: Parking
     openers: Executor
+    pictures: OpenedPictures
     limits: Limits
     metrics: Metrics
     rates: RequestRates
@@ -429,7 +432,9 @@ class Desk:
     async def _open_then_submit(self, draft: Submit, engine: Engine) -> None:
         began = time.monotonic()
         try:
-            opened = await asyncio.get_running_loop().run_in_executor(self._house.openers, _open, draft)
+            opened = await asyncio.get_running_loop().run_in_executor(
+                self._house.openers, _open, draft, self._house.pictures
+            )
         except InvalidImage as error:
             failed = self.session.pictures_failed(draft.turn, error)
             self._act(lambda _: failed)
@@ -486,19 +491,22 @@ class _Opened:
     is_unchanged: bool = False
 
 
-def _open(draft: Submit) -> _Opened:
+def _open(draft: Submit, pictures: OpenedPictures) -> _Opened:
     """Open the pictures, and compare a frame with the one before. Called in a thread."""
-    request = _request(draft)
+    # No frame comes twice, and thirty a second would leave room for nothing else.
+    request = _request(draft, open_images if draft.priority == "frame" else pictures.open)
     if not draft.unchanged_threshold:
         return _Opened(request)
     view, before = view_of(request.messages[-1].images[0]), draft.view_before
     return _Opened(request, view, before is not None and difference(before, view) < draft.unchanged_threshold)
 
 
-def _request(draft: Submit) -> GenerationRequest:
-    """What the engine is asked; opens the pictures."""
+def _request(
+    draft: Submit, opened: Callable[[Iterable[EncodedImage]], tuple[Image, ...]] = open_images
+) -> GenerationRequest:
+    """What the engine is asked, with the pictures `opened`."""
     messages = tuple(
-        ChatMessage(message.role, message.text, open_images(message.images))  # type: ignore[arg-type]
+        ChatMessage(message.role, message.text, opened(message.images))  # type: ignore[arg-type]
         for message in draft.messages
     )
     return GenerationRequest(

@@ -27,11 +27,11 @@ BLOCK = 8
 WORTH_IT = 0.85
 """More rows have to take less than this share of the time."""
 
-SURE = 0.8
+SURE = 0.7
 """In so many of the rounds, or the choice would be one of chance."""
 
 SHAPE = (1536, 576)
-FEWEST_ROUNDS, MOST_ROUNDS, PATIENCE_SECONDS = 6, 12, 0.6
+FEWEST_ROUNDS, MOST_ROUNDS, PATIENCE_SECONDS = 6, 20, 0.6
 """Who can't do the fewest in that time has no blocks worth it, or is too much disturbed to tell."""
 
 Seconds = Mapping[int, float]
