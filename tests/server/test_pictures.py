@@ -1,10 +1,12 @@
 """A picture that comes again is not opened again, and what is kept of pictures is bounded."""
 
+import asyncio
 import base64
 import io
 
 import pytest
 from PIL import Image as Pillow
+from serving import hear_until, request_at, running, say
 
 from mlx_websockets.errors import InvalidImage
 from mlx_websockets.events import EncodedImage
@@ -76,3 +78,25 @@ def test_text_and_bytes_are_never_taken_for_each_other():
 def test_text_that_no_encoding_knows_is_refused_like_any_other():
     with pytest.raises(InvalidImage):
         OpenedPictures().open([EncodedImage("\ud800")])
+
+
+@pytest.mark.parametrize(
+    ("ask", "field", "is_kept"),
+    [({"type": "image_input"}, "image", True), ({"type": "video_frame"}, "frame", False)],
+    ids=["a question", "a frame"],
+)
+def test_a_picture_asked_about_twice_is_opened_once_and_frames_are_not_kept(ask, field, is_kept):
+    async def story():
+        async with running() as server:
+            peer = await server.peer()
+            opened = []
+            for number in range(2):
+                await say(peer, **ask, **{field: base64.b64encode(file_of(50)).decode()})
+                request = await request_at(server.engine, number)
+                opened.append(request.messages[-1].images[0])
+                server.engine.reply(request.id, "red")
+                await hear_until(peer, "response_complete")
+            assert (opened[0] is opened[1]) is is_kept
+            assert opened[0] == opened[1]
+
+    asyncio.run(story())
