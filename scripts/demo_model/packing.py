@@ -40,11 +40,11 @@ OTHER_SYSTEMS = (
     "You are a helpful voice assistant. Answer in one short sentence.",
     "You are the eyes of a small robot. Answer the question about the camera picture.",
 )
-USUAL_SYSTEM_SHARE, CONVERSATION_SHARE, PHOTO_SHARE, SMALL_TALK_SHARE = 0.75, 0.25, 0.08, 0.1
+USUAL_SYSTEM_SHARE, CONVERSATION_SHARE, PHOTO_SHARE, SMALL_TALK_SHARE = 0.75, 0.25, 0.16, 0.1
 QUESTIONS_A_PICTURE = 7
 SHOWN = Mix(
     scenes=(0.47, 0.08, 0.12, 0.11, 0.11, 0.09, 0.02),
-    grounds=(0.40, 0.11, 0.09, 0.14, 0.26),
+    grounds=(0.42, 0.12, 0.09, 0.14, 0.23),
     same_shape=0.35,
     same_color=0.25,
     digits=f"{DIGITS}001169",

@@ -52,7 +52,7 @@ HEAVIER = {
 EXTREME_WEIGHT, BESIDE_WEIGHT = 2.0, 1.0
 ANSWER_WEIGHTS = {
     "relation": 2.5, "size": 4.0, "position": 1.5, "shape": 2.0, "count": 3.5, "digit": 2.5, "letter": 2.5,
-    "color": 2.5, "emoji": 1.5, "photo": 1.5,
+    "color": 2.5, "emoji": 1.5, "photo": 2.5,
 }  # fmt: skip
 DECIDED_AT_ONCE, FIRST_WEIGHT = ("relation", "size"), 2.0
 """Answers that count more, and those whose first token does so again: it may be the yes or no that was asked for."""
