@@ -5,12 +5,12 @@ It comes again with every turn of its conversation, and when somebody asks somet
 
 import hashlib
 import threading
-from collections import OrderedDict
 from collections.abc import Iterable
 
 from mlx_websockets.events import EncodedImage
 from mlx_websockets.generation import Image
 from mlx_websockets.images import open_image
+from mlx_websockets.recent import Recent
 
 MOST_PICTURES, MOST_BYTES = 16, 8 * 2**20
 """Of opened pictures, which have 1.8 MB at most: the last few conversations' newest."""
@@ -20,10 +20,8 @@ class OpenedPictures:
     """Opens pictures, and keeps those that were asked for last. May be used from several threads at once."""
 
     def __init__(self, most_pictures: int = MOST_PICTURES, most_bytes: int = MOST_BYTES) -> None:
-        self._most_pictures, self._most_bytes = most_pictures, most_bytes
         self._lock = threading.Lock()
-        self._kept: OrderedDict[bytes, Image] = OrderedDict()  # the one asked for longest ago first
-        self._nbytes = 0
+        self._kept: Recent[bytes, Image] = Recent(most_bytes, most_pictures, lambda image: len(image.pixels))
 
     def open(self, encoded: Iterable[EncodedImage]) -> tuple[Image, ...]:
         """Every picture, in order. Raises what `open_image` does."""
@@ -33,22 +31,12 @@ class OpenedPictures:
         key = _key(encoded)
         with self._lock:
             known = self._kept.get(key)
-            if known is not None:
-                self._kept.move_to_end(key)
-                return known
+        if known is not None:
+            return known
         opened = open_image(encoded)
         with self._lock:
-            self._keep(key, opened)
+            self._kept.put(key, opened)
         return opened
-
-    def _keep(self, key: bytes, opened: Image) -> None:
-        if key in self._kept:  # opened by two threads at once
-            return
-        self._kept[key] = opened
-        self._nbytes += len(opened.pixels)
-        while self._nbytes > self._most_bytes or len(self._kept) > self._most_pictures:
-            _, dropped = self._kept.popitem(last=False)
-            self._nbytes -= len(dropped.pixels)
 
 
 def _key(encoded: EncodedImage) -> bytes:

@@ -4,10 +4,11 @@ A picture is known by its fingerprint (`pictures.py`), which stands for its pixe
 them. The arrays belong to the worker's one thread.
 """
 
-from collections import OrderedDict
 from dataclasses import dataclass
 
 import mlx.core as mx
+
+from mlx_websockets.recent import Recent
 
 MOST_PICTURES = 96
 """However small what is kept of each: a camera never ends, and memory that only grows can't be told from a leak."""
@@ -37,46 +38,12 @@ class Features:
         return sum(int(each.nbytes) for each in (self.rows, *self.deeper))
 
 
-class KeptFeatures:
-    """The features of the pictures that were used last, within bounds: `max_bytes`, and `MOST_PICTURES`.
+class KeptFeatures(Recent[bytes, Features]):
+    """The features of the pictures that were used last, by their fingerprints.
 
     Args:
         max_bytes: of all features together; 0 keeps nothing.
     """
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._kept: OrderedDict[bytes, Features] = OrderedDict()
-        self._nbytes = 0
-
-    def __len__(self) -> int:
-        return len(self._kept)
-
-    @property
-    def nbytes(self) -> int:
-        return self._nbytes
-
-    def get(self, picture: bytes) -> Features | None:
-        features = self._kept.get(picture)
-        if features is not None:
-            self._kept.move_to_end(picture)
-        return features
-
-    def put(self, picture: bytes, features: Features) -> None:
-        """Keep a picture's features; those used longest ago make room. Too large ones are not kept."""
-        self._drop(picture)
-        if features.nbytes > self._max_bytes:
-            return
-        self._kept[picture] = features
-        self._nbytes += features.nbytes
-        while self._nbytes > self._max_bytes or len(self._kept) > MOST_PICTURES:
-            self._drop(next(iter(self._kept)))
-
-    def clear(self) -> None:
-        self._kept.clear()
-        self._nbytes = 0
-
-    def _drop(self, picture: bytes) -> None:
-        dropped = self._kept.pop(picture, None)
-        if dropped is not None:
-            self._nbytes -= dropped.nbytes
+        super().__init__(max_bytes, MOST_PICTURES, lambda features: features.nbytes)

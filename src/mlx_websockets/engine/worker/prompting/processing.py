@@ -6,7 +6,7 @@ conversation come again with each of its turns. Computes nothing with MLX.
 """
 
 import copy
-from collections import OrderedDict, UserDict
+from collections import UserDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +15,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from mlx_websockets.engine.worker.prompting.features import MOST_PICTURES
 from mlx_websockets.generation import Image
+from mlx_websockets.recent import Recent
 
 _FINGERPRINT = "fingerprint"
 
@@ -36,9 +37,7 @@ class RememberingImageProcessor:
 
     def __init__(self, inner: Any, max_bytes: int) -> None:
         self._inner = inner
-        self._max_bytes = max_bytes
-        self._kept: OrderedDict[str, Any] = OrderedDict()
-        self._nbytes = 0
+        self._kept: Recent[str, Any] = Recent(max_bytes, MOST_PICTURES, _bytes_of)
 
     def __getattr__(self, name: str) -> Any:
         if name == "_inner" or name.startswith("__"):  # of a copy that is being made, and has nothing yet
@@ -50,29 +49,19 @@ class RememberingImageProcessor:
         if names is None:
             return self._inner(images, **options)
         key = f"{names} {sorted(options.items())}"
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return copy.deepcopy(self._kept[key])  # a processor may change what it is given
+        known = self._kept.get(key)
+        if known is not None:
+            return copy.deepcopy(known)  # a processor may change what it is given
         made = self._inner(images, **options)
-        self._keep(key, made)
+        self._kept.put(key, copy.deepcopy(made))
         return made
 
     @property
     def nbytes(self) -> int:
-        return self._nbytes
+        return self._kept.nbytes
 
     def clear(self) -> None:
         self._kept.clear()
-        self._nbytes = 0
-
-    def _keep(self, key: str, made: Any) -> None:
-        if _bytes_of(made) > self._max_bytes:
-            return
-        self._kept[key] = copy.deepcopy(made)
-        self._nbytes += _bytes_of(made)
-        while self._nbytes > self._max_bytes or len(self._kept) > MOST_PICTURES:
-            _, dropped = self._kept.popitem(last=False)
-            self._nbytes -= _bytes_of(dropped)
 
 
 def with_memory(processor: Any, max_bytes: int) -> RememberingImageProcessor | None:
