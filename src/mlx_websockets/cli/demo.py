@@ -27,17 +27,13 @@ def demo(
     opens: Annotated[bool, typer.Option("--open", metavar="", help="Open the page in a browser.")] = False,
 ) -> None:
     """Serve until Ctrl-C or SIGTERM. Raises what `mlx serve` does."""
-    run(resolve(AS_DEMO | given), demo=_open if opens else _leave_closed)
+    run(resolve(AS_DEMO | given), is_demo=True, when_serving=_open if opens else None)
 
 
 def _open(addresses: "Addresses") -> None:
     page = local_page(addresses, is_demo=True)
     if not _opened(page):
         Console(sys.stdout, is_optional=True).info(f"Open {page} in a browser; none was found here.")
-
-
-def _leave_closed(_: "Addresses") -> None:
-    """The address is printed; that is enough."""
 
 
 def _opened(page: str) -> bool:

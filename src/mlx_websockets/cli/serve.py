@@ -36,11 +36,8 @@ def serve(given: Given) -> None:
     run(resolve(given))
 
 
-def run(resolved: Resolved, *, demo: "WhenServing | None" = None) -> None:
-    """Serve with these settings, as a demo that does something more once it serves, if that is given.
-
-    Raises what `serve` does.
-    """
+def run(resolved: Resolved, *, is_demo: bool = False, when_serving: "WhenServing | None" = None) -> None:
+    """Serve with these settings, and do one thing more once connections are accepted. Raises what `serve` does."""
     settings = resolved.settings
     import asyncio
 
@@ -54,12 +51,17 @@ def run(resolved: Resolved, *, demo: "WhenServing | None" = None) -> None:
         entrance = way_in(settings)
         logs.set_up(settings.debug, settings.log_format)
         console = Console(sys.stdout, is_busy=settings.debug, is_optional=True)
-        if not asyncio.run(_serve(settings, console, presence, entrance, demo)):
+        if not asyncio.run(_serve(settings, console, presence, entrance, is_demo, when_serving)):
             raise KeyboardInterrupt
 
 
 async def _serve(
-    settings: Settings, console: Console, presence: "Presence", entrance: "WayIn", demo: "WhenServing | None"
+    settings: Settings,
+    console: Console,
+    presence: "Presence",
+    entrance: "WayIn",
+    is_demo: bool,
+    when_serving: "WhenServing | None",
 ) -> bool:
     """Whether it was ready before it was stopped."""
     import asyncio
@@ -70,14 +72,14 @@ async def _serve(
     stop = Stop()
     inheritance = inherited()
     engine = _pool(settings)
-    view = ServerView(console, settings, engine.status, entrance, is_demo=demo is not None)
+    view = ServerView(console, settings, engine.status, entrance, is_demo=is_demo)
     farewell = asyncio.create_task(_say_farewell(stop.is_wanted, view, presence), name="farewell")
 
     def serving(addresses: "Addresses") -> None:
         view.serving(addresses)
         presence.serving(addresses)
-        if demo is not None:
-            demo(addresses)
+        if when_serving is not None:
+            when_serving(addresses)
         if inheritance is not None:
             inheritance.say_ready()
 
