@@ -22,26 +22,24 @@ class Layers(nn.Module):
         return self.embed.as_linear(x)
 
 
-def _times(**changed: float) -> Seconds:
+def _times(changed: Seconds | None = None) -> Seconds:
     """Rows in proportion to their number, but for 8, which take no longer than one."""
-    return {rows: 1.0 if rows == 8 else float(rows) for rows in range(1, 17)} | {
-        int(name[1:]): seconds for name, seconds in changed.items()
-    }
+    return {rows: float(rows) for rows in range(1, 17)} | {8: 1.0} | dict(changed or {})
 
 
 def test_rows_are_filled_up_to_whole_blocks_that_take_less_time():
     assert better_rows([_times()] * 6) == dict.fromkeys(range(2, 8), 8)
-    assert better_rows([_times(_8=8.0)] * 6) == {}
-    assert better_rows([_times(_8=1.8)] * 6) == dict.fromkeys(range(3, 8), 8), "two rows: not for so little"
-    assert better_rows([_times(_8=8.0, _7=0.1)] * 6) == {}, "seven are no block"
+    assert better_rows([_times({8: 8.0})] * 6) == {}
+    assert better_rows([_times({8: 1.8})] * 6) == dict.fromkeys(range(3, 8), 8), "two rows: not for so little"
+    assert better_rows([_times({8: 8.0, 7: 0.1})] * 6) == {}, "seven are no block"
 
 
 def test_the_quickest_of_several_blocks_is_taken():
-    assert better_rows([_times(_16=0.5)] * 6) == dict.fromkeys(range(1, 16), 16)
+    assert better_rows([_times({16: 0.5})] * 6) == dict.fromkeys(range(1, 16), 16)
 
 
 def test_a_disturbed_round_changes_no_choice():
-    held_up = _times(_8=90.0), _times(_3=90.0, _9=90.0)
+    held_up = _times({8: 90.0}), _times({3: 90.0, 9: 90.0})
 
     assert better_rows([_times(), *held_up[:1], _times(), _times(), *held_up[1:], _times()]) == dict.fromkeys(
         range(2, 8), 8
@@ -49,7 +47,7 @@ def test_a_disturbed_round_changes_no_choice():
 
 
 def test_nothing_is_chosen_by_chance():
-    sooner_and_later = [_times(), _times(_8=20.0)] * 4
+    sooner_and_later = [_times(), _times({8: 20.0})] * 4
 
     assert better_rows(sooner_and_later) == {}
     assert better_rows([_times()] * 5) == {}, "too few rounds to tell"

@@ -6,8 +6,8 @@ rows those are is measured once, at the start, and from then on rows of zeros ar
 A row's results are its own: what lies beneath changes none of them. Only for a CPU.
 
 What is chosen at the start holds for the worker's whole life, and other programs may be busy just
-then. So rows are only filled up to whole blocks, and only where these were faster nearly every
-time of several: what disturbs one round tells nothing, and where all are disturbed, nothing is chosen.
+then. So rows are only filled up to whole blocks, and only where these were faster in most of several
+rounds: what disturbs one round tells nothing, and where all are disturbed, nothing is chosen.
 """
 
 import time
